@@ -1,0 +1,1 @@
+"""Takes Gadgetron connections, gives what kstream makes of their items."""

@@ -1,0 +1,38 @@
+"""Takes a command line, gives an exit code. Heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ..errors import KstreamError
+from . import config, demo, doctor, import_, inspect, models, replay, serve, simulate
+
+app = typer.Typer(
+    name="kstream",
+    help="Reads MRI raw data while the scanner is still running. For research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.command)
+app.command("simulate")(simulate.command)
+app.command("serve")(serve.command)
+app.command("replay")(replay.command)
+app.command("import")(import_.command)
+app.command("inspect")(inspect.command)
+app.command("config")(config.command)
+app.command("models")(models.command)
+app.command("doctor")(doctor.command)
+
+
+def main() -> None:
+    """Entry point: our own errors end with their text on standard error and their exit code."""
+    try:
+        app()
+    except KstreamError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

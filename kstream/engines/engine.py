@@ -1,0 +1,55 @@
+"""The one interface behind which a model runs, whatever library runs it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from ..models.bundle import Bundle
+
+Batch = NDArray[np.float32]
+PRECISIONS = ("fp32", "bf16")
+
+
+class Engine(Protocol):
+    """Runs a trained network; safe to share between threads."""
+
+    @property
+    def name(self) -> str:
+        """Library and device, such as ``torch-cpu``."""
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16``: the arithmetic of the convolutions."""
+
+    def run(self, batch: Batch) -> Batch:
+        """Logits ``(batch, classes, z, y, x)`` of k-space ``(batch, 2, z, y, x)``, float32 both."""
+
+    def describe(self) -> dict[str, str]:
+        """What an image's provenance should say: engine, precision, versions, model and its hash."""
+
+
+def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "fp32", keep_blocks: bool = False) -> Engine:
+    """An engine with the bundle's weights on a device.
+
+    Parameters
+    ----------
+    device : ``cpu`` or a CUDA device in torch's words.
+    precision : ``fp32`` or ``bf16`` (autocast; the Fourier bridge stays float32).
+    keep_blocks : let glibc keep large memory blocks between runs (see `torch_engine.keep_large_blocks`); this is a
+        setting of the whole process.
+
+    Raises
+    ------
+    ModelError : if the precision or the device cannot be had, or the weights do not fit.
+    """
+    from .torch_engine import TorchEngine, keep_large_blocks
+
+    if precision not in PRECISIONS:
+        raise ModelError(f"unknown precision {precision!r}", hint="known: " + ", ".join(PRECISIONS))
+    if keep_blocks:
+        keep_large_blocks()
+    return TorchEngine(bundle, device, precision)

@@ -1,0 +1,448 @@
+"""The ISMRMRD HDF5 layout: acquisitions in ``/GROUP/{xml,data}``, images in ``/GROUP/image_SERIES/...``.
+
+Rows are read and written in blocks: one HDF5 call for each acquisition, as ``ismrmrd.Dataset`` makes, is 80 times
+slower (290 against 24 000 acquisitions per second). Header fields are read by name, because some writers (KomaMRI)
+store the C-aligned structure of 352 bytes instead of the packed 340.
+
+Files are written beside their final name and renamed when they are whole, so a reader never finds half a recording.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RecordingError
+from ..types import Acquisition, Scan
+from .header import parse_header
+from .images import SeriesSplitter
+from .messages import ACQUISITION_HEADER, IMAGE_DTYPES, IMAGE_HEADER, Image, acquisition_fault
+from .meta import meta_from_xml, meta_to_xml
+
+BLOCK = 64
+"""Acquisitions that are read or written in one HDF5 call."""
+
+ACQUISITION_ROW = np.dtype(
+    [
+        ("head", ACQUISITION_HEADER),
+        ("traj", h5py.vlen_dtype(np.dtype("<f4"))),
+        ("data", h5py.vlen_dtype(np.dtype("<f4"))),
+    ]
+)
+_BYTES = h5py.string_dtype("ascii")
+_IMAGE_GROUP = re.compile(r"image_(\d+)")
+# The C++ library stores complex numbers as compounds with these names; h5py would say "r" and "i".
+_COMPLEX = {
+    np.dtype("<c8"): np.dtype([("real", "<f4"), ("imag", "<f4")]),
+    np.dtype("<c16"): np.dtype([("real", "<f8"), ("imag", "<f8")]),
+}
+
+
+class Recording:
+    """Reads the acquisitions of one measurement; use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : the HDF5 file.
+    group : where the measurement lies in the file; None finds the only one.
+
+    Raises
+    ------
+    RecordingError
+        On entry, if the file is missing or damaged, or has no (or several) measurements.
+    """
+
+    def __init__(self, path: str | Path, group: str | None = None) -> None:
+        self.path = Path(path)
+        self.group = group
+        self._file: h5py.File | None = None
+        self._data: Any = None
+        self._xml = b""
+
+    def __enter__(self) -> Self:
+        self._file = _open(self.path)
+        try:
+            with _hdf5_errors(self.path, "read"):
+                self.group = self._find_group() if self.group is None else self.group
+                self._data = self._acquisition_rows(self.group)
+                self._xml = self._header_xml(self.group)
+        except RecordingError:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def xml(self) -> bytes:
+        """The header, without trailing NULs."""
+        return self._xml
+
+    @cached_property
+    def scan(self) -> Scan:
+        """The header in our words; raises ScanError or ProtocolError if it cannot be read."""
+        return parse_header(self._xml)
+
+    @property
+    def n_acquisitions(self) -> int:
+        return 0 if self._data is None else int(self._data.shape[0])
+
+    @property
+    def incomplete(self) -> str:
+        """Why the writer called this recording incomplete; empty if it did not."""
+        return "" if self._data is None else str(self._data.attrs.get("incomplete", ""))
+
+    def acquisitions(self, block: int = BLOCK) -> Iterator[Acquisition]:
+        """Give the acquisitions in stored order, reading `block` rows at a time.
+
+        Raises
+        ------
+        RecordingError
+            If a row cannot be read, or its samples contradict its header.
+        """
+        for start in range(0, self.n_acquisitions, block):
+            with _hdf5_errors(self.path, "read"):
+                rows = self._data[start : start + block]
+            headers = _packed(rows["head"], ACQUISITION_HEADER, self.path)
+            for i, (header, row) in enumerate(zip(headers, rows, strict=True)):
+                yield self._acquisition(start + i, header, row["traj"], row["data"])
+
+    def _acquisition(self, number: int, header: Any, trajectory: NDArray[Any], data: NDArray[Any]) -> Acquisition:
+        n_samples, n_coils = int(header["number_of_samples"]), int(header["active_channels"])
+        n_dims = int(header["trajectory_dimensions"])
+        if data.size != 2 * n_coils * n_samples or trajectory.size != n_samples * n_dims:
+            raise RecordingError(
+                f"acquisition {number} has {data.size} data and {trajectory.size} trajectory values, but its header "
+                f"promises {2 * n_coils * n_samples} and {n_samples * n_dims} "
+                f"({n_samples} samples, {n_coils} coils, {n_dims} trajectory dimensions)",
+                where=f"{self.path}, group {self.group}",
+                likely="the writer changed the samples and left the header as it was",
+            )
+        samples = np.ascontiguousarray(data, "<f4").view("<c8").reshape(n_coils, n_samples)
+        return Acquisition(header, samples, np.ascontiguousarray(trajectory, "<f4").reshape(n_samples, n_dims))
+
+    def _find_group(self) -> str:
+        groups = _groups(self._file)
+        found = [name for name, group in groups.items() if "xml" in group or _has_acquisitions(group)]
+        if len(found) == 1:
+            return found[0]
+        what = f"has {len(found)} measurements" if found else "has no acquisitions"
+        if not found and any("header" in group and "attributes" in group for group in groups.values()):
+            what = "has images only, no acquisitions"
+        raise RecordingError(
+            f"{self.path.name} {what}",
+            where=self._contents(),
+            hint="name the group" if found else "use a file with raw data",
+        )
+
+    def _contents(self) -> str:
+        names = sorted(name for name in _groups(self._file) if name)
+        return f"{self.path}, which holds {', '.join(names[:20]) or 'nothing'}"
+
+    def _acquisition_rows(self, name: str) -> Any:
+        group = _groups(self._file).get(name.strip("/"))
+        if group is None or not _has_acquisitions(group):
+            raise RecordingError(
+                f"group {name!r} has no acquisitions", where=self._contents(), hint="name another group, or none"
+            )
+        rows = group["data"]
+        if rows.ndim != 1 or rows.shape[0] == 0:
+            raise RecordingError(
+                f"{name}/data has shape {rows.shape}, expected one row or more of acquisitions", where=str(self.path)
+            )
+        return rows
+
+    def _header_xml(self, name: str) -> bytes:
+        group = _groups(self._file)[name.strip("/")]
+        if "xml" not in group:
+            raise RecordingError(f"group {name!r} has no xml header", where=str(self.path))
+        xml = np.ravel(group["xml"][()])[0]
+        return (xml.encode() if isinstance(xml, str) else bytes(xml)).rstrip(b"\0")
+
+
+class _Writer:
+    """Writes an HDF5 file under a temporary name; the final name appears when the ``with`` block succeeds."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._temporary = self.path.with_name(f".{self.path.name}.part")
+        self._opened: h5py.File | None = None
+
+    def __enter__(self) -> Self:
+        with _hdf5_errors(self.path, "written"):
+            self._opened = h5py.File(self._temporary, "w")
+            self._begin(self._opened)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with _hdf5_errors(self.path, "written"):
+                if self._opened is not None:
+                    self._opened.close()
+                if error is None and self._is_worth_keeping():
+                    os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _begin(self, file: h5py.File) -> None:
+        raise NotImplementedError
+
+    def _is_worth_keeping(self) -> bool:
+        return True
+
+    def _file(self) -> h5py.File:
+        if self._opened is None:
+            raise RecordingError(f"{self.path} is not open", hint="use the writer in a with statement")
+        return self._opened
+
+
+class RecordingWriter(_Writer):
+    """Writes acquisitions as they come; use it in a ``with`` statement.
+
+    If the block raises, nothing is left behind.
+
+    Parameters
+    ----------
+    path : the HDF5 file; an existing one is replaced at the end.
+    xml : the header.
+    group : where the measurement lies in the file.
+    """
+
+    def __init__(self, path: str | Path, xml: bytes, group: str = "dataset") -> None:
+        super().__init__(path)
+        self.xml = xml
+        self.group = group
+        self.n_acquisitions = 0
+
+    def append(self, acquisitions: Sequence[Acquisition]) -> None:
+        """Add a block of acquisitions; blocks of about 64 are fast.
+
+        Raises
+        ------
+        RecordingError
+            If an acquisition contradicts its header, or the file cannot be written.
+        """
+        if not acquisitions:
+            return
+        rows = np.empty(len(acquisitions), ACQUISITION_ROW)
+        for i, acquisition in enumerate(acquisitions):
+            fault = acquisition_fault(acquisition)
+            if fault:
+                raise RecordingError(f"cannot record an acquisition: {fault}", where=acquisition.place)
+            rows["head"][i] = acquisition.header
+            rows["traj"][i] = np.ascontiguousarray(acquisition.trajectory).reshape(-1)
+            rows["data"][i] = np.ascontiguousarray(acquisition.data).reshape(-1).view("<f4")
+        with _hdf5_errors(self.path, "written"):
+            data = self._file()[self.group]["data"]
+            data.resize(self.n_acquisitions + len(rows), axis=0)
+            data[self.n_acquisitions :] = rows
+        self.n_acquisitions += len(rows)
+
+    def mark_incomplete(self, reason: str) -> None:
+        """Note in the file that the measurement ended early; ``Recording.incomplete`` reads it."""
+        with _hdf5_errors(self.path, "written"):
+            self._file()[self.group]["data"].attrs["incomplete"] = reason
+
+    def _begin(self, file: h5py.File) -> None:
+        group = file.create_group(self.group)
+        group.create_dataset("xml", (1,), _BYTES)[0] = self.xml.rstrip(b"\0")
+        group.create_dataset("data", (0,), ACQUISITION_ROW, maxshape=(None,), chunks=(BLOCK,))
+
+
+def write_recording(path: str | Path, xml: bytes, acquisitions: Iterable[Acquisition]) -> None:
+    """Write a whole measurement as an ISMRMRD file that any MRD tool reads.
+
+    Raises
+    ------
+    RecordingError
+        If the file cannot be written, or an acquisition contradicts its header.
+    """
+    remaining = iter(acquisitions)
+    with RecordingWriter(path, xml) as writer:
+        while block := list(islice(remaining, BLOCK)):
+            writer.append(block)
+
+
+class ImageWriter(_Writer):
+    """Writes images as they come, each series in its own group; use it in a ``with`` statement.
+
+    A series whose shape or pixel type changes is split, since a dataset has one of each: see ``SeriesSplitter``.
+    Without images no file is written. If the block raises, nothing is left behind.
+
+    Parameters
+    ----------
+    path : the HDF5 file; an existing one is replaced at the end.
+    group : the group that holds the series.
+    """
+
+    def __init__(self, path: str | Path, group: str = "images") -> None:
+        super().__init__(path)
+        self.group = group
+        self.n_images = 0
+        self._splitter = SeriesSplitter()
+
+    def append(self, image: Image) -> None:
+        """Add one image to its series.
+
+        Raises
+        ------
+        RecordingError
+            If the pixel type has no place in MRD, or the file cannot be written.
+        """
+        data_type = next((n for n, dtype in IMAGE_DTYPES.items() if dtype == image.data.dtype), None)
+        if data_type is None or image.data.ndim != 4:
+            raise RecordingError(f"cannot write an image of {image.data.dtype} and shape {image.data.shape}")
+        image = self._splitter.split(image)
+        header = np.array(image.header, IMAGE_HEADER)
+        attributes = meta_to_xml(image.meta)
+        header["data_type"] = data_type
+        header["channels"], header["matrix_size"] = image.data.shape[0], image.data.shape[:0:-1]
+        header["attribute_string_len"] = len(attributes)
+        with _hdf5_errors(self.path, "written"):
+            series = self._series(int(header["image_series_index"]), image.data)
+            for name, value in (("data", _stored(image.data)), ("header", header), ("attributes", attributes)):
+                dataset = series[name]
+                dataset.resize(dataset.shape[0] + 1, axis=0)
+                dataset[-1] = value
+        self.n_images += 1
+
+    def _begin(self, file: h5py.File) -> None:
+        file.create_group(self.group)
+
+    def _is_worth_keeping(self) -> bool:
+        return self.n_images > 0
+
+    def _series(self, number: int, data: NDArray[Any]) -> Any:
+        parent = self._file()[self.group]
+        name = f"image_{number}"
+        if name in parent:
+            return parent[name]
+        series = parent.create_group(name)
+        dtype = _COMPLEX.get(data.dtype, data.dtype)
+        series.create_dataset("data", (0, *data.shape), dtype, maxshape=(None, *data.shape), chunks=(1, *data.shape))
+        series.create_dataset("header", (0,), IMAGE_HEADER, maxshape=(None,), chunks=(BLOCK,))
+        series.create_dataset("attributes", (0,), _BYTES, maxshape=(None,), chunks=(BLOCK,))
+        return series
+
+
+def read_images(path: str | Path, group: str | None = None) -> dict[int, list[Image]]:
+    """Read all images of a file, by series.
+
+    Parameters
+    ----------
+    path : the HDF5 file.
+    group : the group that holds the series; None finds the only one.
+
+    Raises
+    ------
+    RecordingError
+        If the file is missing or damaged, or has no images (or several groups of them).
+    """
+    path = Path(path)
+    with _open(path) as file, _hdf5_errors(path, "read"):
+        series: dict[str, dict[int, list[Image]]] = {}
+        for name, candidate in _groups(file).items():
+            parent, _, leaf = name.rpartition("/")
+            match = _IMAGE_GROUP.fullmatch(leaf)
+            if match and {"data", "header", "attributes"} <= candidate.keys():
+                series.setdefault(parent, {})[int(match[1])] = _read_series(candidate, path)
+    wanted = list(series) if group is None else [group.strip("/")]
+    if len(wanted) != 1 or wanted[0] not in series:
+        raise RecordingError(
+            f"{path.name} has {len(series)} groups of images" if series else f"{path.name} has no images",
+            where=str(path),
+            likely=f"the file holds: {', '.join(sorted(series))}"
+            if series
+            else "no image came back, or it is raw data",
+            hint="name the group" if series else "",
+        )
+    return series[wanted[0]]
+
+
+def _read_series(group: Any, path: Path) -> list[Image]:
+    headers = _packed(group["header"][()], IMAGE_HEADER, path)
+    pixels = np.ascontiguousarray(_numeric(group["data"][()]))
+    attributes = group["attributes"][()]
+    if not len(headers) == len(pixels) == len(attributes) or pixels.ndim != 5:
+        raise RecordingError(
+            f"{group.name} has {len(headers)} headers, {len(attributes)} attributes and data of shape {pixels.shape}, "
+            "expected as many of each and (image, channels, z, y, x)",
+            where=str(path),
+        )
+    images = []
+    for header, data, text in zip(headers, pixels, attributes, strict=True):
+        xml = text.encode() if isinstance(text, str) else bytes(text)
+        images.append(Image(header, meta_from_xml(xml), data))
+    return images
+
+
+def _stored(data: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(data).view(_COMPLEX.get(data.dtype, data.dtype))
+
+
+def _numeric(stored: NDArray[Any]) -> NDArray[Any]:
+    """Turn compounds of a real and an imaginary part into complex numbers."""
+    if stored.dtype.names is None:
+        return stored
+    complex_dtype = np.dtype("<c8") if stored.dtype.itemsize == 8 else np.dtype("<c16")
+    return stored.view(complex_dtype)
+
+
+def _packed(stored: NDArray[Any], dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
+    """Copy headers into the packed layout, field by field, whatever the layout in the file."""
+    headers = np.zeros(stored.shape, dtype)
+    missing = set(dtype.names or ()) - set(stored.dtype.names or ())
+    if missing:
+        raise RecordingError(f"the headers lack the fields {', '.join(sorted(missing))}", where=str(path))
+    for name in dtype.names or ():
+        if dtype[name].names is None:
+            headers[name] = stored[name]
+        else:
+            headers[name] = _packed(stored[name], dtype[name], path)
+    return headers
+
+
+def _has_acquisitions(group: Any) -> bool:
+    data = group.get("data")
+    return isinstance(data, h5py.Dataset) and {"head", "traj", "data"} <= set(data.dtype.names or ())
+
+
+def _groups(file: Any) -> dict[str, Any]:
+    """All groups of a file by path (without leading slash); the root is the empty path."""
+    found = {"": file}
+    file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Group) else None)
+    return found
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise RecordingError(f"there is no file {path.name}", where=str(path), hint="check the path")
+    with _hdf5_errors(path, "read"):
+        return h5py.File(path, "r")
+
+
+@contextmanager
+def _hdf5_errors(path: Path, action: str) -> Iterator[None]:
+    """Say which file failed when HDF5 or the operating system refuses."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:
+        likely = "the file is cut short or not HDF5" if action == "read" else "the disk is full or the folder read-only"
+        raise RecordingError(f"{path.name} cannot be {action}: {error}", where=str(path), likely=likely) from error

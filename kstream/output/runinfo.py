@@ -1,0 +1,212 @@
+"""The account of one run, as it is written to ``run.json`` and shown in the report.
+
+Whoever runs a measurement (demo, replay, server) fills a `RunInfo`; it holds plain numbers and texts only, so that it
+can be read without kstream. Times are milliseconds where a step is meant, seconds where the clock of the scan is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import RecordingError
+from ..types import Notice
+
+
+class _Record(BaseModel):
+    """Frozen, strict about names, and without NaN or infinity, which JSON does not have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Histogram(_Record):
+    """How a quantity in ms is distributed: `counts` has one entry fewer than `edges_ms`, and quantiles are exact."""
+
+    edges_ms: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+    max_ms: float = 0.0
+
+    @classmethod
+    def of(cls, samples_ms: Iterable[float], n_bins: int = 40) -> Histogram:
+        """Summary of the samples in `n_bins` bins of equal ratio; the default of no samples is empty.
+
+        Latencies spread over orders of magnitude (a readout that closes a frame takes far longer than the others),
+        hence the ratio. Samples under one microsecond count as one microsecond.
+        """
+        samples = np.maximum(np.fromiter(samples_ms, dtype=np.float64), 1e-3)
+        if not samples.size:
+            return cls()
+        low, high = float(samples.min()), float(samples.max())
+        edges = np.geomspace(low, max(high, low * 1.1), n_bins + 1)
+        edges[0], edges[-1] = low, max(high, low * 1.1)
+        counts, _ = np.histogram(samples, edges)
+        p50, p95 = np.percentile(samples, (50, 95))
+        return cls(
+            edges_ms=tuple(edges.tolist()),
+            counts=tuple(counts.tolist()),
+            p50_ms=float(p50),
+            p95_ms=float(p95),
+            max_ms=high,
+        )
+
+    @property
+    def n_samples(self) -> int:
+        return sum(self.counts)
+
+
+class StageTime(_Record):
+    """Time that one step of the pipeline took: per call (quantiles) and in all."""
+
+    name: str
+    n_calls: int
+    total_ms: float
+    p50_ms: float
+    p95_ms: float
+    max_ms: float
+
+    @classmethod
+    def of(cls, name: str, samples_ms: Iterable[float]) -> StageTime:
+        """Summary of one duration per call; no calls give zeros."""
+        samples = np.fromiter(samples_ms, dtype=np.float64)
+        p50, p95, worst = np.percentile(samples, (50, 95, 100)) if samples.size else (0.0, 0.0, 0.0)
+        return cls(
+            name=name,
+            n_calls=int(samples.size),
+            total_ms=float(samples.sum()),
+            p50_ms=float(p50),
+            p95_ms=float(p95),
+            max_ms=float(worst),
+        )
+
+
+class TimelineEvent(_Record):
+    """Something that lasted from `start_s` to `end_s` after the start of the run.
+
+    `name` is the lane it is drawn in, such as ``acquisition``, ``frame``, ``recon``, ``network`` or ``images back``;
+    events of equal name share a lane. `detail` says which one, such as ``frame 2``. Merge what is shorter than the
+    eye can see: hundreds of events are fine, one per readout is not.
+    """
+
+    name: str
+    start_s: float
+    end_s: float
+    detail: str = ""
+
+
+class Score(_Record):
+    """Agreement with the ground truth of one exam or one lesion, such as ``exam`` or ``lesion 2``."""
+
+    name: str
+    dice: float = Field(ge=0, le=1)
+    volume_ml: float = 0.0
+    truth_ml: float = 0.0
+
+
+class Setting(_Record):
+    """One value of the configuration and where it came from: ``default``, ``preset breast_dce``, ``--set``, ..."""
+
+    key: str
+    value: str
+    origin: str
+
+
+class ModelUsed(_Record):
+    """Which network made the labels, on what, and what its card says it is for."""
+
+    name: str
+    sha256: str = ""
+    engine: str = ""
+    card: str = ""
+
+
+class RunInfo(_Record):
+    """What went in, what came out, and how long it took.
+
+    Parameters
+    ----------
+    recording, recording_sha256 : name (no folder) and hash of the raw data; the hash is empty for a live scan.
+    started_at : ISO 8601 with zone.
+    preset : configuration that the client asked for.
+    received : acquisitions that arrived, noise and navigators included.
+    readouts : of these, the ones that became image data.
+    frames : frames that were closed.
+    images_sent : MRD images that went back to the client.
+    dropped : acquisitions that arrived and had no use, by any rule. Each reason deserves a notice.
+    notices : what the user should read; warnings and errors come first in the report.
+    no_image_reason : why nothing went back; empty if something did.
+    label_latency_ms : from the last sample of a frame to its label map, for the last frame; None without a label map.
+    readout_latency : from arrival of each readout to the end of its work.
+    scores, mean_dice, false_positive_ml : against ground truth, where known; `mean_dice` over lesions is None without
+        lesions; false-positive volume counts voxels in components that touch no lesion.
+    settings : configuration with origins, in its own order.
+    versions : of Python and of the packages that matter.
+    """
+
+    schema_version: Literal[1] = 1
+    recording: str
+    recording_sha256: str = ""
+    started_at: str
+    preset: str
+    title: str = ""
+    received: int = Field(0, ge=0)
+    readouts: int = Field(0, ge=0)
+    frames: int = Field(0, ge=0)
+    images_sent: int = Field(0, ge=0)
+    dropped: int = Field(0, ge=0)
+    notices: tuple[Notice, ...] = ()
+    no_image_reason: str = ""
+    label_latency_ms: float | None = None
+    readout_latency: Histogram = Histogram()
+    stages: tuple[StageTime, ...] = ()
+    timeline: tuple[TimelineEvent, ...] = ()
+    scores: tuple[Score, ...] = ()
+    mean_dice: float | None = Field(None, ge=0, le=1)
+    false_positive_ml: float | None = Field(None, ge=0)
+    settings: tuple[Setting, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    model: ModelUsed | None = None
+    host_cpus: int = Field(0, ge=0)
+
+    def to_json(self) -> str:
+        """The text of ``run.json``."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RunInfo:
+        """Read ``run.json``.
+
+        Raises
+        ------
+        RecordingError : not JSON, or not this schema.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the text itself"
+            raise RecordingError(
+                f"not the account of a run: {first['msg']}",
+                where=where,
+                likely="the file was edited, cut short, or written by another version of kstream",
+            ) from error
+
+    def summary(self) -> str:
+        """The one line with which every run ends; says why if no image went back."""
+        parts = [
+            f"received {self.received}",
+            f"frames {self.frames}",
+            f"images sent {self.images_sent}",
+            f"dropped {self.dropped}",
+        ]
+        if self.label_latency_ms is not None:
+            parts.append(f"last readout to label {self.label_latency_ms:.0f} ms")
+        if self.mean_dice is not None:
+            parts.append(f"Dice {self.mean_dice:.3f}")
+        if not self.images_sent:
+            parts.append(f"no image: {self.no_image_reason or 'reason unknown'}")
+        return ", ".join(parts)

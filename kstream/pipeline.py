@@ -1,0 +1,80 @@
+"""The file to read first: (scan, configuration) -> pipeline, one line per step of a spoke's journey."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .config import Config
+from .mrd.stages import MakeImages
+from .readouts.framing import FramePlan, FrameReadouts
+from .readouts.routing import RouteReadouts
+from .readouts.trajectory import ResolveTrajectory
+from .readouts.whitening import Prewhiten
+from .recon.coils import CombineCoils
+from .recon.contrast import SubtractContrast
+from .recon.stages import GridReadouts, ToImageSpace
+from .stream import Pipeline, Stage
+from .stream.telemetry import Counters
+from .types import Acquisition, Scan
+
+if TYPE_CHECKING:
+    from .segment.stage import Segment
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A pipeline for one measurement, with its counters and its frame plan."""
+
+    pipeline: Pipeline
+    counters: Counters
+    plan: FramePlan
+
+
+def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -> Measurement:
+    """Steps from acquisitions to images.
+
+    Parameters
+    ----------
+    scan : the header's content.
+    config : settings, one section per step.
+    segment : the network step, made by `load_segment`; without it, contrast differences leave the pipeline as they are.
+
+    Raises
+    ------
+    ScanError : if the header cannot carry this configuration.
+    """
+    counters = Counters()
+    plan = FramePlan.of(scan, config.frames.by, config.frames.n_frames, config.frames.readouts_per_frame)
+    trajectory, coils, gridding, images = config.trajectory, config.coils, config.gridding, config.images
+    stages: list[Stage] = [
+        RouteReadouts(scan, config.readouts.samples, counters),
+        Prewhiten(config.noise.prewhiten, counters),
+        ResolveTrajectory(
+            scan,
+            trajectory.source,
+            trajectory.units,
+            plan.spokes_per_frame,
+            trajectory.angle_index,
+            trajectory.delay_samples,
+        ),
+        FrameReadouts(scan, plan, counters),
+        GridReadouts(
+            scan, plan.spokes_per_frame, plan.n_partitions, gridding.density, gridding.oversampling, gridding.width
+        ),
+        CombineCoils(
+            coils.method,
+            coils.calibration_frame,
+            coils.calibration_size,
+            coils.kernel,
+            coils.threshold,
+            coils.crop,
+            coils.map_size,
+        ),
+    ]
+    if config.contrast.subtract:
+        stages.append(SubtractContrast(config.contrast.pre_frame))
+    if segment is not None:
+        stages.append(segment)
+    stages += [ToImageSpace(), MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type)]
+    return Measurement(Pipeline(*stages, source=[Acquisition]), counters, plan)

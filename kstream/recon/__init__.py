@@ -1,0 +1,1 @@
+"""Takes framed readouts, gives regridded, coil-combined k-space and contrast differences."""

@@ -1,0 +1,101 @@
+"""Coil combination with ESPIRiT maps of a calibration frame, or by root sum of squares."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from ..types import CoilImages, Complex, KSpace, Notice
+from .espirit import espirit_maps
+from .fourier import to_kspace
+
+Method = Literal["espirit", "rss"]
+
+
+def volume_maps(
+    images: Complex, calibration_size: int, kernel: int, threshold: float, crop: float, map_size: int
+) -> Complex:
+    """ESPIRiT maps slice by slice from coil images ``(coils, z, y, x)``; same shape and dtype.
+
+    The calibration region is the centre of the images' k-space.
+    """
+    kspace = to_kspace(images)
+    ny, nx = images.shape[2:]
+    size_y, size_x = min(calibration_size, ny), min(calibration_size, nx)
+    y, x = ny // 2 - size_y // 2, nx // 2 - size_x // 2
+    centre = kspace[:, :, y : y + size_y, x : x + size_x]
+    slices = [
+        espirit_maps(centre[:, z], (ny, nx), kernel=kernel, threshold=threshold, crop=crop, map_size=map_size)
+        for z in range(images.shape[1])
+    ]
+    return np.stack(slices, axis=1)
+
+
+def combine(images: Complex, maps: Complex) -> Complex:
+    """``sum_c conj(S_c) m_c``: complex64 ``(z, y, x)`` from coil images and maps ``(coils, z, y, x)``."""
+    return np.einsum("czyx,czyx->zyx", maps.conj(), images)
+
+
+class CombineCoils:
+    """Coil images to combined k-space; maps come from the calibration frame and serve all frames of its slice.
+
+    A frame that is full before the calibration frame waits for it. If it never comes, the first frame that did come is
+    used and the user is told.
+
+    Parameters
+    ----------
+    method : ``espirit`` keeps phase; ``rss`` gives magnitude only and needs no calibration.
+    calibration_frame : frame whose images give the maps; -1 calibrates every frame on itself.
+    """
+
+    takes = (CoilImages,)
+    gives = (KSpace, Notice)
+
+    def __init__(
+        self,
+        method: Method,
+        calibration_frame: int,
+        calibration_size: int,
+        kernel: int,
+        threshold: float,
+        crop: float,
+        map_size: int,
+    ) -> None:
+        self._method, self._calibration_frame = method, calibration_frame
+        self._espirit = (calibration_size, kernel, threshold, crop, map_size)
+        self._maps: dict[int, Complex] = {}
+        self._waiting: list[CoilImages] = []
+
+    def push(self, images: CoilImages) -> list[Any]:
+        if images.data.shape[0] == 1:
+            return [self._kspace(images, images.data[0])]
+        if self._method == "rss":
+            return [self._kspace(images, np.sqrt(np.sum(np.abs(images.data) ** 2, axis=0)).astype(np.complex64))]
+        if self._calibration_frame in (-1, images.frame):
+            self._maps[images.slice] = volume_maps(images.data, *self._espirit)
+        if images.slice not in self._maps:
+            self._waiting.append(images)
+            return []
+        return [self._combined(images), *self._combine_waiting(images.slice)]
+
+    def finish(self) -> list[Any]:
+        left: list[Any] = []
+        while self._waiting:
+            first = self._waiting[0]
+            text = f"slice {first.slice}: calibration frame {self._calibration_frame} never came; maps from {first.frame}"
+            self._maps[first.slice] = volume_maps(first.data, *self._espirit)
+            left += [Notice("warning", text), *self._combine_waiting(first.slice)]
+        return left
+
+    def _combine_waiting(self, slice_: int) -> list[Any]:
+        ready = [images for images in self._waiting if images.slice == slice_]
+        self._waiting = [images for images in self._waiting if images.slice != slice_]
+        return [self._combined(images) for images in ready]
+
+    def _combined(self, images: CoilImages) -> KSpace:
+        return self._kspace(images, combine(images.data, self._maps[images.slice]))
+
+    @staticmethod
+    def _kspace(images: CoilImages, image: Complex) -> KSpace:
+        return KSpace(to_kspace(image), images.frame, images.slice, images.received_ns, images.geometry)

@@ -1,0 +1,57 @@
+"""Post-contrast minus pre-contrast k-space (paper 000, supplement S1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..types import Complex, Difference, KSpace, Notice
+
+
+def rms(kspace: Complex) -> float:
+    """Root mean square magnitude over the whole volume."""
+    return float(np.sqrt(np.mean(np.abs(kspace.astype(np.complex128)) ** 2)))
+
+
+class SubtractContrast:
+    """Keeps the pre-contrast frame; gives ``(post - pre) / rms(pre)`` for every later frame. K-space passes on.
+
+    Frames may come in any order: post-contrast frames that come first wait for the pre-contrast frame.
+    """
+
+    takes = (KSpace,)
+    gives = (KSpace, Difference, Notice)
+
+    def __init__(self, pre_frame: int = 0) -> None:
+        self._pre_frame = pre_frame
+        self._pre: dict[int, tuple[Complex, float]] = {}
+        self._waiting: list[KSpace] = []
+
+    def push(self, kspace: KSpace) -> list[Any]:
+        if kspace.frame != self._pre_frame:
+            if kspace.slice in self._pre:
+                return [kspace, self._difference(kspace)]
+            self._waiting.append(kspace)
+            return [kspace]
+        self._pre[kspace.slice] = (kspace.data, rms(kspace.data))
+        ready = [k for k in self._waiting if k.slice == kspace.slice]
+        self._waiting = [k for k in self._waiting if k.slice != kspace.slice]
+        return [kspace, *(self._difference(k) for k in ready)]
+
+    def finish(self) -> list[Any]:
+        if not self._waiting:
+            return []
+        return [Notice("error", f"no contrast difference: pre-contrast frame {self._pre_frame} never came")]
+
+    def _difference(self, post: KSpace) -> Difference:
+        pre, scale = self._pre[post.slice]
+        return Difference(
+            data=((post.data - pre) / max(scale, np.finfo(np.float32).tiny)).astype(np.complex64),
+            scale=scale,
+            frame=post.frame,
+            pre_frame=self._pre_frame,
+            slice=post.slice,
+            received_ns=post.received_ns,
+            geometry=post.geometry,
+        )

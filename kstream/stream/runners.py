@@ -1,0 +1,82 @@
+"""Who runs a pipeline: the caller's own thread, or a worker thread behind a bounded queue."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..errors import KstreamError
+from .stage import Stage
+
+Sink = Callable[[Any], None]
+
+
+def run_inline(stage: Stage, items: Iterable[Any]) -> list[Any]:
+    """Push every item, finish, and give all that came out."""
+    out: list[Any] = []
+    for item in items:
+        out += stage.push(item)
+    return out + stage.finish()
+
+
+class ThreadRunner:
+    """Runs a stage in one worker thread behind a bounded queue, so that receiving and computing overlap.
+
+    `put` blocks while the queue is full: items are never dropped, the sender slows down instead. If the stage or the
+    sink raises one of our errors, the worker stops taking work, and `put` and `finish` raise that error.
+
+    Parameters
+    ----------
+    stage : the pipeline.
+    sink : called in the worker thread with every item that comes out.
+    capacity : items that may wait.
+    """
+
+    def __init__(self, stage: Stage, sink: Sink, capacity: int = 256, name: str = "kstream-worker") -> None:
+        self._stage, self._sink = stage, sink
+        self._queue: queue.Queue[Any] = queue.Queue(capacity)
+        self._error: KstreamError | OSError | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Items waiting now."""
+        return self._queue.qsize()
+
+    def put(self, item: Any) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(item)
+
+    def finish(self) -> None:
+        """Let the worker take what waits, finish the stage and end; raise what it met."""
+        self._queue.put(_END)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def abandon(self) -> None:
+        """End the worker without finishing the stage: what waits is discarded."""
+        self._error = self._error or KstreamError("the session was abandoned")
+        self._queue.put(_END)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not _END:
+            if self._error is None:
+                self._guarded(self._stage.push, item)
+        if self._error is None:
+            self._guarded(self._stage.finish)
+
+    def _guarded(self, work: Callable[..., list[Any]], *arguments: Any) -> None:
+        try:
+            for made in work(*arguments):
+                self._sink(made)
+        except (KstreamError, OSError) as error:
+            self._error = error
+
+
+_END = object()

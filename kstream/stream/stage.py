@@ -1,0 +1,117 @@
+"""Stages and their composition: push an item, receive what became ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from ..errors import KstreamError
+from .telemetry import StageTimes
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One step of the stream.
+
+    `push` does its work now and returns what became ready, in order; `finish` is called once, after the last
+    item, and returns what is left. `takes` and `gives` name item types; an item of any other type goes past a
+    stage untouched, which is how slow-changing knowledge travels beside the data.
+    """
+
+    @property
+    def takes(self) -> tuple[type, ...]: ...
+
+    @property
+    def gives(self) -> tuple[type, ...]: ...
+
+    def push(self, item: Any) -> list[Any]: ...
+
+    def finish(self) -> list[Any]: ...
+
+
+class StageError(KstreamError):
+    """A stage raised something that is not one of our own errors; the cause is chained."""
+
+    exit_code = 10
+
+
+class Each:
+    """A pure function, lifted to a stage: one item in, one item out."""
+
+    def __init__(self, function: Callable[[Any], Any], takes: type, gives: type) -> None:
+        self.takes, self.gives = (takes,), (gives,)
+        self._function = function
+
+    def push(self, item: Any) -> list[Any]:
+        return [self._function(item)]
+
+    def finish(self) -> list[Any]:
+        return []
+
+
+class Pipeline:
+    """Stages run depth first: what a stage gives reaches the end before its next item is made.
+
+    A pipeline is itself a stage. It refuses at construction a stage that nothing before it can feed.
+
+    Parameters
+    ----------
+    stages : in data-flow order.
+    source : types of the items that will be pushed.
+
+    Raises
+    ------
+    TypeError : if a stage takes none of the types that can reach it.
+    """
+
+    def __init__(self, *stages: Stage, source: Sequence[type]) -> None:
+        self.stages = stages
+        self.times = [StageTimes(type(stage).__name__) for stage in stages]
+        reaching: set[type] = set(source)
+        for stage in stages:
+            taken = reaching & set(stage.takes)
+            if not taken:
+                names = ", ".join(sorted(t.__name__ for t in reaching))
+                wants = ", ".join(t.__name__ for t in stage.takes)
+                raise TypeError(f"{type(stage).__name__} takes {wants}, but only {names} can reach it")
+            reaching = (reaching - taken) | set(stage.gives)
+        self.takes: tuple[type, ...] = tuple(source)
+        self.gives: tuple[type, ...] = tuple(reaching)
+
+    def push(self, item: Any) -> list[Any]:
+        ready: list[Any] = []
+        self._push(item, 0, ready)
+        return ready
+
+    def finish(self) -> list[Any]:
+        """Finish the stages in order; what one leaves behind still goes through those after it."""
+        ready: list[Any] = []
+        for index in range(len(self.stages)):
+            for left in self._run(index, None):
+                self._push(left, index + 1, ready)
+        return ready
+
+    def _push(self, item: Any, start: int, ready: list[Any]) -> None:
+        for index in range(start, len(self.stages)):
+            if isinstance(item, self.stages[index].takes):
+                for made in self._run(index, item):
+                    self._push(made, index + 1, ready)
+                return
+        ready.append(item)
+
+    def _run(self, index: int, item: Any | None) -> list[Any]:
+        stage = self.stages[index]
+        begin = time.perf_counter_ns()
+        try:
+            return stage.finish() if item is None else stage.push(item)
+        except KstreamError as error:
+            raise error.at(f"step {type(stage).__name__}") from error.__cause__
+        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError, MemoryError) as error:
+            raise StageError(
+                f"step {type(stage).__name__} failed on a {type(item).__name__}: {error}",
+                likely="a defect in this step, or input that no earlier check caught",
+                hint="keep the recording and report it with this message",
+            ) from error
+        finally:
+            self.times[index].add(time.perf_counter_ns() - begin)

@@ -1,0 +1,1 @@
+"""Takes simulated or recorded exams, gives trained model bundles and their evaluation."""
