@@ -1,5 +1,80 @@
-"""placeholder until written"""
+"""``kstream demo``: the whole journey on one simulated scan, through a real server and a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
-def command() -> None:
-    """Demo."""
+def command(
+    output: Annotated[Path, typer.Option(help="folder for everything that the demo makes")] = Path("demo-run"),
+    seed: Annotated[int, typer.Option(help="which simulated patient")] = 7,
+    preset: Annotated[str, typer.Option(help="preset that the scanner asks for")] = "breast-dce",
+    matrix: Annotated[int, typer.Option(min=16, help="voxels along x and y")] = 128,
+    spokes: Annotated[int, typer.Option(min=8, help="spokes per frame")] = 55,
+    quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
+) -> None:
+    """Simulate a breast DCE scan, serve, replay it through the socket, and show what came back."""
+    from ..errors import KstreamError
+    from ..mrd.recording import Recording
+    from ..serve.replay import replay
+    from ..simulate.exam import save_exam, simulate_breast_exam
+    from ..simulate.protocol import BreastProtocol
+    from .progress import ReplayProgress, working
+    from .results import write_results
+
+    output.mkdir(parents=True, exist_ok=True)
+    recording = output / "scan.h5"
+    with working("simulating one breast DCE scan", quiet):
+        exam = simulate_breast_exam(BreastProtocol(matrix=matrix, n_spokes=spokes, n_lesions=2), seed)
+        save_exam(exam, recording)
+    with _server(output / "server.log") as port, Recording(recording) as source:
+        with ReplayProgress(source.n_acquisitions, quiet=quiet) as bar:
+            result = replay(
+                recording,
+                port=port,
+                preset=preset,
+                output=output / "images.h5",
+                progress=bar.sent,
+                on_text=bar.text,
+            )
+    if result.errors:
+        raise KstreamError(f"the server told an error: {result.errors[0]}", where=str(output / "server.log"))
+    with working("drawing pictures and the report", quiet):
+        title = f"Simulated breast DCE scan, seed {seed}"
+        info = write_results(output, recording, result, title=title, truth=exam.truth_labels)
+    print(f"{info.summary()}, look at {output / 'report.html'}")
+    raise typer.Exit(0 if info.images_sent else 1)
+
+
+@contextlib.contextmanager
+def _server(log: Path) -> Iterator[int]:
+    """A `kstream serve` of its own on a free loopback port; gives the port, ends the server afterwards."""
+    from ..errors import PeerError
+
+    kstream = shutil.which("kstream", path=str(Path(sys.executable).parent)) or "kstream"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([kstream, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=stderr, text=True)
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            found = re.search(r"port (\d+)", line)
+            if not found:
+                raise PeerError("the server did not start", where=str(log), hint="kstream doctor")
+            yield int(found[1])
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout:
+                process.stdout.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 FRAME = re.compile(r"frame (\d+): (\w+) sent (\d+) ms after")
+
+
+@contextlib.contextmanager
+def working(what: str, quiet: bool = False) -> Iterator[None]:
+    """A spinner with a text, for work without a count; leaves one line with the time that it took."""
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    begin = time.monotonic()
+    with console.status(what):
+        yield
+    console.print(f"{what}: {time.monotonic() - begin:.1f} s")
 
 
 class ReplayProgress:

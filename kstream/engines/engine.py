@@ -52,4 +52,5 @@ def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "fp32", ke
         raise ModelError(f"unknown precision {precision!r}", hint="known: " + ", ".join(PRECISIONS))
     if keep_blocks:
         keep_large_blocks()
-    return TorchEngine(bundle, device, precision)
+    provenance = {"model": bundle.info.name, "sha256": bundle.info.sha256}
+    return TorchEngine(bundle.build(), provenance, device, precision)

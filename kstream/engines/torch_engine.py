@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from collections.abc import Mapping
 from functools import cache
 
 import torch
+from torch import nn
 
 from ..errors import ModelError, ShapeError
-from ..models.bundle import Bundle
 from .engine import Batch
 
 # glibc's malloc.h: parameters of mallopt.
@@ -35,18 +36,25 @@ def keep_large_blocks() -> bool:
 
 
 class TorchEngine:
-    """A bundle's network, run eagerly; one run at a time.
+    """A network, run eagerly; one run at a time.
+
+    Parameters
+    ----------
+    network : takes ``(batch, 2, z, y, x)``; it is moved to the device and put into evaluation mode.
+    provenance : what `describe` adds to the engine's own: model name and weights hash.
 
     Raises
     ------
-    ModelError : if the device cannot be had or the weights do not fit the architecture.
+    ModelError : if the device cannot be had.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(
+        self, network: nn.Module, provenance: Mapping[str, str], device: str = "cpu", precision: str = "fp32"
+    ) -> None:
         self.precision = precision
-        self._info = bundle.info
+        self._provenance = dict(provenance)
         self._device = _device(device)
-        self._network = bundle.build().to(self._device)
+        self._network = network.to(self._device).eval()
         self._lock = threading.Lock()
 
     @property
@@ -69,8 +77,7 @@ class TorchEngine:
 
     def describe(self) -> dict[str, str]:
         return {
-            "model": self._info.name,
-            "sha256": self._info.sha256,
+            **self._provenance,
             "engine": self.name,
             "precision": self.precision,
             "torch": torch.__version__,

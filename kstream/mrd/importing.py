@@ -82,7 +82,7 @@ def import_arrays(path: Path, source: ArraySource) -> tuple[Scan, list[Acquisiti
         },
     )
     scan = replace(scan, xml=build_header(scan))
-    acquisitions = []
+    acquisitions: list[Acquisition] = []
     for slice_ in range(n_slices):
         for line in range(n_lines):
             if data[slice_, line].any():
@@ -110,7 +110,9 @@ def mend_recording(
     lengths = [a.data.shape[1] for a in acquisitions]
     usual = max(set(lengths), key=lengths.count)
     kept = [a for a in acquisitions if a.data.shape[1] == usual]
-    limits = {name: _counted(kept, name) for name in ("kspace_encode_step_1", "kspace_encode_step_2", "slice", "repetition")}
+    limits = {
+        name: _counted(kept, name) for name in ("kspace_encode_step_1", "kspace_encode_step_2", "slice", "repetition")
+    }
     centre = scan.limit("kspace_encode_step_1").center
     if scan.trajectory == "cartesian":
         limits["kspace_encode_step_1"] = replace(limits["kspace_encode_step_1"], center=centre)
@@ -147,7 +149,9 @@ def _load(path: Path, key: str) -> NDArray[Any]:
             variables = scipy.io.loadmat(path)
             if key not in variables:
                 names = ", ".join(name for name in variables if not name.startswith("__"))
-                raise RecordingError(f"{path.name} has no variable {key!r}", likely="another name", hint=f"has: {names}")
+                raise RecordingError(
+                    f"{path.name} has no variable {key!r}", likely="another name", hint=f"has: {names}"
+                )
             return np.asarray(variables[key])
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, NotImplementedError) as error:

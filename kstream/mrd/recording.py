@@ -41,6 +41,7 @@ ACQUISITION_ROW = np.dtype(
     ]
 )
 _BYTES = h5py.string_dtype("ascii")
+_MAX_RATIO = 1032  # of deflate: a dataset that claims more than this times its stored bytes is damaged
 _IMAGE_GROUP = re.compile(r"image_(\d+)")
 # The C++ library stores complex numbers as compounds with these names; h5py would say "r" and "i".
 _COMPLEX = {
@@ -105,7 +106,8 @@ class Recording:
     @property
     def incomplete(self) -> str:
         """Why the writer called this recording incomplete; empty if it did not."""
-        return "" if self._data is None else str(self._data.attrs.get("incomplete", ""))
+        with _hdf5_errors(self.path, "read"):
+            return "" if self._data is None else str(self._data.attrs.get("incomplete", ""))
 
     def acquisitions(self, block: int = BLOCK) -> Iterator[Acquisition]:
         """Give the acquisitions in stored order, reading `block` rows at a time.
@@ -115,16 +117,22 @@ class Recording:
         RecordingError
             If a row cannot be read, or its samples contradict its header.
         """
-        for start in range(0, self.n_acquisitions, block):
-            with _hdf5_errors(self.path, "read"):
+        with _hdf5_errors(self.path, "read"):
+            for start in range(0, self.n_acquisitions, block):
                 rows = self._data[start : start + block]
-            headers = _packed(rows["head"], ACQUISITION_HEADER, self.path)
-            for i, (header, row) in enumerate(zip(headers, rows, strict=True)):
-                yield self._acquisition(start + i, header, row["traj"], row["data"])
+                headers = _packed(rows["head"], ACQUISITION_HEADER, self.path)
+                for i, (header, row) in enumerate(zip(headers, rows, strict=True)):
+                    yield self._acquisition(start + i, header, row["traj"], row["data"])
 
     def _acquisition(self, number: int, header: Any, trajectory: NDArray[Any], data: NDArray[Any]) -> Acquisition:
         n_samples, n_coils = int(header["number_of_samples"]), int(header["active_channels"])
         n_dims = int(header["trajectory_dimensions"])
+        if n_samples == 0 or n_coils == 0:
+            raise RecordingError(
+                f"acquisition {number} has {n_samples} samples of {n_coils} coils; both must be at least 1",
+                where=f"{self.path}, group {self.group}",
+                likely="the row was never written, or its header is damaged",
+            )
         if data.size != 2 * n_coils * n_samples or trajectory.size != n_samples * n_dims:
             raise RecordingError(
                 f"acquisition {number} has {data.size} data and {trajectory.size} trajectory values, but its header "
@@ -165,6 +173,7 @@ class Recording:
             raise RecordingError(
                 f"{name}/data has shape {rows.shape}, expected one row or more of acquisitions", where=str(self.path)
             )
+        _check_size(rows, self.path)
         return rows
 
     def _header_xml(self, name: str) -> bytes:
@@ -186,7 +195,12 @@ class _Writer:
     def __enter__(self) -> Self:
         with _hdf5_errors(self.path, "written"):
             self._opened = h5py.File(self._temporary, "w")
-            self._begin(self._opened)
+            try:
+                self._begin(self._opened)
+            except BaseException:
+                self._opened.close()
+                self._temporary.unlink()
+                raise
         return self
 
     def __exit__(
@@ -377,6 +391,8 @@ def read_images(path: str | Path, group: str | None = None) -> dict[int, list[Im
 
 
 def _read_series(group: Any, path: Path) -> list[Image]:
+    for name in ("data", "header", "attributes"):
+        _check_size(group[name], path)
     headers = _packed(group["header"][()], IMAGE_HEADER, path)
     pixels = np.ascontiguousarray(_numeric(group["data"][()]))
     attributes = group["attributes"][()]
@@ -419,6 +435,18 @@ def _packed(stored: NDArray[Any], dtype: np.dtype[Any], path: Path) -> NDArray[A
     return headers
 
 
+def _check_size(dataset: Any, path: Path) -> None:
+    """Refuse a dataset whose shape is damaged, before anything is allocated for it."""
+    stored = min(dataset.id.get_storage_size(), path.stat().st_size)
+    claimed = dataset.size * dataset.dtype.itemsize
+    if claimed > _MAX_RATIO * stored:
+        raise RecordingError(
+            f"{dataset.name} claims {claimed} bytes, but {stored} are stored",
+            where=str(path),
+            likely="the file is damaged",
+        )
+
+
 def _has_acquisitions(group: Any) -> bool:
     data = group.get("data")
     return isinstance(data, h5py.Dataset) and {"head", "traj", "data"} <= set(data.dtype.names or ())
@@ -440,9 +468,12 @@ def _open(path: Path) -> h5py.File:
 
 @contextmanager
 def _hdf5_errors(path: Path, action: str) -> Iterator[None]:
-    """Say which file failed when HDF5 or the operating system refuses."""
+    """Say which file failed when HDF5 or the operating system refuses.
+
+    Damaged bytes come out of h5py as any of these errors: flipping bytes of a recording produced each of them.
+    """
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
         likely = "the file is cut short or not HDF5" if action == "read" else "the disk is full or the folder read-only"
         raise RecordingError(f"{path.name} cannot be {action}: {error}", where=str(path), likely=likely) from error

@@ -46,6 +46,7 @@ class MakeImages:
 
     def _magnitude(self, item: FrameImage) -> list[Any]:
         if self._is_integer and self._slope is None:
-            self._slope = max(float(np.abs(item.data).max()), np.finfo(np.float32).tiny) * HEADROOM / 65535
+            brightest = float(np.abs(item.data).max())
+            self._slope = (brightest or 1.0) * HEADROOM / 65535
         kspace = KSpace(item.data, item.frame, item.slice, item.received_ns, item.geometry)
         return list(magnitude_images(kspace, item.data, self._scan, self._magnitude_series, rescale_slope=self._slope))

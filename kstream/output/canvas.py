@@ -29,7 +29,8 @@ RULE: Colour = (44, 50, 60)
 
 _SUPERSAMPLING = 3
 FILL_ALPHA = 0.42
-_TRUTH_COLOURS: tuple[Colour, ...] = ((64, 224, 255), (255, 226, 89), (255, 120, 222), (255, 255, 255))
+_TRUTH_COLOURS: tuple[Colour, ...] = ((64, 224, 255), (255, 226, 89), (255, 120, 222), (120, 150, 255))
+_DISTINCT = 140.0  # distance in RGB from which two outlines are told apart at a glance
 _NICE_LENGTHS_MM = (5, 10, 20, 50, 100, 200)
 # Pillow's own typeface (Aileron) is complete for printable ASCII and a few signs only.
 _BUILT_IN_GLYPHS = frozenset(chr(code) for code in range(32, 127)) | frozenset("·±")
@@ -44,12 +45,13 @@ class Pane:
     height_px: int
 
     @classmethod
-    def over(cls, box: Box, geometry: Geometry, width_px: int) -> Pane:
-        """A pane of `width_px`, as high as millimetres require."""
+    def over(cls, box: Box, geometry: Geometry, side_px: int) -> Pane:
+        """A pane whose longer side has `side_px`, and the other what millimetres require."""
         voxel_x_mm, voxel_y_mm, _ = geometry.voxel_size_mm
         x0, y0, x1, y1 = box
-        height_px = max(1, round(width_px * (y1 - y0) * voxel_y_mm / ((x1 - x0) * voxel_x_mm)))
-        return cls(box, width_px, height_px)
+        width_mm, height_mm = (x1 - x0) * voxel_x_mm, (y1 - y0) * voxel_y_mm
+        px_per_mm = side_px / max(width_mm, height_mm)
+        return cls(box, max(1, round(width_mm * px_per_mm)), max(1, round(height_mm * px_per_mm)))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -116,7 +118,7 @@ def contours(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
 
     padded = np.pad(mask, 1).astype(np.float64)
     for ring in contour_generator(z=padded).lines(0.5):
-        points = np.asarray(ring)[:-1] - 0.5
+        points = _canonical(np.asarray(ring)[:-1] - 0.5)
         for _ in range(2):
             following = np.roll(points, -1, axis=0)
             points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], axis=1)
@@ -124,10 +126,23 @@ def contours(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
         yield np.concatenate([points, points[:1]])
 
 
+def _canonical(ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ring from its lowest point on, counter-clockwise: a line that two classes share is then dashed alike."""
+    x, y = ring.T
+    if np.dot(x, np.roll(y, -1)) < np.dot(y, np.roll(x, -1)):
+        ring = ring[::-1]
+    return np.roll(ring, -int(np.lexsort((ring[:, 0], ring[:, 1]))[0]), axis=0)
+
+
 def truth_colour(colours: tuple[Colour, ...]) -> Colour:
-    """The outline colour for ground truth that differs most from every class colour."""
+    """The first outline colour for ground truth that is distinct from every class colour, or else the farthest.
+
+    White is not among them: on bright tissue it would not be seen.
+    """
     classes = np.array(colours[1:] or [(0, 0, 0)], dtype=np.float64)
-    return max(_TRUTH_COLOURS, key=lambda candidate: float(np.linalg.norm(classes - candidate, axis=1).min()))
+    distances = [float(np.linalg.norm(classes - candidate, axis=1).min()) for candidate in _TRUTH_COLOURS]
+    distinct = [colour for colour, away in zip(_TRUTH_COLOURS, distances, strict=True) if away >= _DISTINCT]
+    return distinct[0] if distinct else _TRUTH_COLOURS[int(np.argmax(distances))]
 
 
 def direction_letters(direction: Vector) -> tuple[str, str]:
@@ -147,7 +162,7 @@ def draw_letters(image: Image.Image, geometry: Geometry) -> None:
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(image)
-    size = max(13, image.width // 42)
+    size = max(13, image.width // 36)
     left, right = direction_letters(geometry.read_dir)
     top, bottom = direction_letters(geometry.phase_dir)
     margin = size // 2
@@ -168,7 +183,7 @@ def draw_scale_bar(image: Image.Image, pane: Pane, geometry: Geometry, corner: s
     fitting = [length for length in _NICE_LENGTHS_MM if length / mm_per_px <= 0.24 * pane.width_px]
     length_mm = fitting[-1] if fitting else _NICE_LENGTHS_MM[0]
     length_px = round(length_mm / mm_per_px)
-    size = max(12, image.width // 52)
+    size = max(12, image.width // 44)
     margin = max(8, image.width // 50)
     x0 = image.width - margin - length_px if corner == "right" else margin
     y = image.height - margin
@@ -180,7 +195,9 @@ def draw_scale_bar(image: Image.Image, pane: Pane, geometry: Geometry, corner: s
 
 def shadowed_text(draw: ImageDraw.ImageDraw, xy: tuple[int, int], text: str, size: int, anchor: str) -> None:
     """Text that stays readable on bright tissue."""
-    draw.text(xy, text, INK, font=font(size, text), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    draw.text(
+        xy, text, INK, font=font(size, text), anchor=anchor, stroke_width=1 if size < 15 else 2, stroke_fill=(0, 0, 0)
+    )
 
 
 def font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

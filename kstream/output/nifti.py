@@ -6,6 +6,7 @@ module of kstream that knows RAS: ``affine_ras = diag(-1, -1, 1, 1) @ Geometry.a
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,25 @@ def read_nifti(path: str | Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """
     import nibabel
 
+    # What nibabel raises on damaged headers and data was found by flipping bytes; it has no common base.
+    damaged = (
+        OSError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        zlib.error,
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+    )
     try:
-        image = nibabel.load(path)
-        data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        image = nibabel.nifti1.Nifti1Image.from_filename(path)
+        data = np.asanyarray(image.dataobj)
+    except damaged as error:
         raise RecordingError(f"cannot read a NIfTI volume: {error}", where=str(path)) from error
     if data.ndim != 3:
         raise RecordingError(f"a volume has the axes (x, y, z), but this file has shape {data.shape}", where=str(path))
-    return data.transpose(2, 1, 0), np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    return data.transpose(2, 1, 0), np.asarray(image.affine, dtype=np.float64)
 
 
 def geometry_from_images(headers: Sequence[Any]) -> tuple[Geometry, list[int]]:

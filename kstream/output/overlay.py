@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PERCENTILES = (1.0, 99.7)
 NOTICE = "research use only"
 _GAP_PX = 6
-_GIF_WIDTHS_PX = (640, 520, 420, 340, 260, 200)
+_GIF_SIDES_PX = (640, 520, 420, 340, 260, 200)
 _ZOOM_MARGIN = 0.75  # of the lesion's extent, on each side
 
 
@@ -64,7 +64,7 @@ def overlay_png(
     title: str = "",
     window: tuple[float, float] | None = None,
     zoom: bool = True,
-    width_px: int = 760,
+    side_px: int = 760,
 ) -> Path:
     """One slice with label map and ground truth, and the lesion enlarged with each of them beside it.
 
@@ -79,17 +79,15 @@ def overlay_png(
     window : grey levels shown as black and white; None takes the percentiles 1 and 99.7 of this slice. Pass
         ``canvas.grey_window(volume, PERCENTILES)`` to show all slices of a volume alike.
     zoom : enlarge the marked region beside the slice, where there is one.
-    width_px : width of the slice itself.
+    side_px : longer side of the slice itself.
 
     Raises
     ------
     ShapeError : the arrays differ in shape, or contradict the geometry.
     """
     _check_shapes((magnitude, labels, truth), geometry.shape[1:])
-    shown = _Slice(
-        magnitude, labels, truth, table, geometry, window or canvas.grey_window(magnitude, PERCENTILES)
-    )
-    body = _slice_with_zoom(shown, width_px) if zoom and shown.marked.any() else _slice_image(shown, width_px)
+    shown = _Slice(magnitude, labels, truth, table, geometry, window or canvas.grey_window(magnitude, PERCENTILES))
+    body = _slice_with_zoom(shown, side_px) if zoom and shown.marked.any() else _slice_image(shown, side_px)
     picture = _framed(body, title or "Label map over magnitude", _slice_name(geometry, z), _legend(shown))
     return _save(picture, path)
 
@@ -140,18 +138,16 @@ def overlay_gif(
     """All slices as an endless film; slices that hold a label or ground truth stay longer.
 
     Arrays are ``(z, y, x)``; everything else as in `overlay_png`. The film is made smaller until it fits `max_bytes`
-    (640 to 200 pixels wide).
+    (640 to 200 pixels at the longer side).
     """
     _check_shapes((volume, labels, truth), geometry.shape)
     window = canvas.grey_window(volume, PERCENTILES)
-    slices = [
-        _volume_slice(volume, labels, truth, table, geometry, window, z) for z in range(geometry.matrix[2])
-    ]
+    slices = [_volume_slice(volume, labels, truth, table, geometry, window, z) for z in range(geometry.matrix[2])]
     durations = [3 * frame_ms if shown.marked.any() else frame_ms for shown in slices]
     film = b""
-    for width_px in _GIF_WIDTHS_PX:
+    for side_px in _GIF_SIDES_PX:
         frames = [
-            _framed(_slice_image(shown, width_px), title, _slice_name(geometry, z), _legend(shown))
+            _framed(_slice_image(shown, side_px), title, _slice_name(geometry, z), _legend(shown))
             for z, shown in enumerate(slices)
         ]
         film = _gif_bytes(frames, _film_colours(table), durations)
@@ -175,13 +171,11 @@ def _volume_slice(
     return _Slice(volume[z], labels[z], None if truth is None else truth[z], table, geometry, window)
 
 
-def _slice_image(
-    shown: _Slice, width_px: int, box: canvas.Box | None = None, letters: bool = True
-) -> Image.Image:
+def _slice_image(shown: _Slice, side_px: int, box: canvas.Box | None = None, letters: bool = True) -> Image.Image:
     """The slice, or the part of it in `box`, with everything drawn on it."""
-    pane = Pane.over(box or shown.full_box, shown.geometry, width_px)
+    pane = Pane.over(box or shown.full_box, shown.geometry, side_px)
     image = canvas.draw_magnitude(shown.magnitude, pane, shown.window)
-    line_px = max(1.2, width_px / 420)
+    line_px = max(1.2, side_px / 420)
     canvas.draw_labels(image, shown.labels, pane, shown.table.colours, line_px)
     if shown.truth is not None:
         canvas.draw_truth(image, shown.truth, pane, canvas.truth_colour(shown.table.colours), line_px)
@@ -191,16 +185,16 @@ def _slice_image(
     return image
 
 
-def _slice_with_zoom(shown: _Slice, width_px: int) -> Image.Image:
+def _slice_with_zoom(shown: _Slice, side_px: int) -> Image.Image:
     """The slice, and to its right the marked region twice: as the network saw it and as it is (or plain)."""
     from PIL import Image, ImageDraw
 
-    main = _slice_image(shown, width_px)
-    side_px = (main.height - _GAP_PX) // 2
+    main = _slice_image(shown, side_px)
+    crop_px = (main.height - _GAP_PX) // 2
     box = _zoom_box(shown)
-    frame = Pane.over(shown.full_box, shown.geometry, width_px).to_pixels(np.array([box[:2], box[2:]]))
+    frame = Pane.over(shown.full_box, shown.geometry, side_px).to_pixels(np.array([box[:2], box[2:]]))
     ImageDraw.Draw(main).rectangle([(x, y) for x, y in frame.round()], outline=MUTED)
-    pane = Pane(box, side_px, side_px)
+    pane = Pane(box, crop_px, crop_px)
     if shown.truth is None:
         captions = ("Magnitude", "Label map")
         plain, labelled = _zoomed(shown, pane, False, False), _zoomed(shown, pane, True, False)
@@ -208,12 +202,12 @@ def _slice_with_zoom(shown: _Slice, width_px: int) -> Image.Image:
     else:
         captions = ("Label map", "Ground truth")
         crops = (_zoomed(shown, pane, True, False), _zoomed(shown, pane, False, True))
-    picture = Image.new("RGB", (width_px + _GAP_PX + side_px, main.height), PAPER)
+    picture = Image.new("RGB", (main.width + _GAP_PX + crop_px, main.height), PAPER)
     picture.paste(main, (0, 0))
     for row, (crop, caption) in enumerate(zip(crops, captions, strict=True)):
         _caption(crop, caption)
         canvas.draw_scale_bar(crop, pane, shown.geometry)
-        picture.paste(crop, (width_px + _GAP_PX, row * (main.height - side_px)))
+        picture.paste(crop, (main.width + _GAP_PX, row * (main.height - crop_px)))
     return picture
 
 
@@ -274,19 +268,17 @@ def _slice_name(geometry: Geometry, z: int) -> str:
 def _legend(shown: _Slice) -> list[tuple[Colour, str, bool]]:
     """Colour, name and whether dashed, of everything that can be drawn."""
     classes = list(zip(shown.table.colours, shown.table.names, strict=True))[1:]
-    entries = [(colour, f"{name} (network)", False) for colour, name in classes]
+    entries = [(colour, name, False) for colour, name in classes]
     if shown.truth is not None:
         entries.append((canvas.truth_colour(shown.table.colours), "ground truth", True))
     return entries
 
 
-def _framed(
-    body: Image.Image, title: str, subtitle: str, legend: Sequence[tuple[Colour, str, bool]]
-) -> Image.Image:
+def _framed(body: Image.Image, title: str, subtitle: str, legend: Sequence[tuple[Colour, str, bool]]) -> Image.Image:
     """The picture with a line above (title, slice) and a line below (legend, notice)."""
     from PIL import Image, ImageDraw
 
-    size = int(np.clip(body.width / 46, 11, 19))
+    size = int(np.clip(body.width / 42, 11, 24))
     margin, band = round(0.9 * size), round(2.5 * size)
     picture = Image.new("RGB", (body.width + 2 * margin, body.height + 2 * band), PAPER)
     picture.paste(body, (margin, band))
@@ -306,23 +298,29 @@ def _framed(
 def _draw_legend(
     picture: Image.Image, legend: Sequence[tuple[Colour, str, bool]], x: float, y: int, size: int, room: float
 ) -> None:
-    """Swatches and names from left to right, as many as there is room for."""
+    """Swatches and names from left to right; smaller where they do not fit, cut off under 9 pixels."""
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
-    for colour, name, is_dashed in legend:
-        width = 2.2 * size + draw.textlength(name, canvas.font(size, name))
-        if x + width > room:
+
+    def widths(at_size: int) -> list[float]:
+        return [3.2 * at_size + draw.textlength(name, canvas.font(at_size, name)) for _, name, _ in legend]
+
+    size = next((smaller for smaller in range(size, 9, -1) if x + sum(widths(smaller)) <= room), 9)
+    if x + sum(widths(size)) > room:  # a class less is better than an outline that nothing explains
+        legend = sorted(legend, key=lambda entry: not entry[2])
+    for (colour, name, is_dashed), width in zip(legend, widths(size), strict=True):
+        if x + width > room + size:
             break
-        swatch = (x, y - size * 0.45, x + 1.5 * size, y + size * 0.45)
         if is_dashed:
-            for part in (0.0, 0.4, 0.8):
-                draw.line((x + part * 1.5 * size, y, x + (part + 0.22) * 1.5 * size, y), fill=colour, width=2)
+            for part in (0.0, 0.6, 1.2):
+                draw.line((x + part * size, y, x + (part + 0.33) * size, y), fill=colour, width=2)
         else:
             fill = tuple(round(0.4 * c + 0.6 * p) for c, p in zip(colour, PAPER, strict=True))
-            draw.rectangle(swatch, fill=fill, outline=colour, width=2)
+            box = (x, y - 0.45 * size, x + 1.5 * size, y + 0.45 * size)
+            draw.rectangle(box, fill=fill, outline=colour, width=2)
         draw.text((x + 2 * size, y), name, INK, font=canvas.font(size, name), anchor="lm")
-        x += width + 1.4 * size
+        x += width
 
 
 def _shortened(draw: Any, text: str, size: int, room: float) -> str:
@@ -337,7 +335,7 @@ def _caption(image: Image.Image, text: str) -> None:
     """Small text in the upper left corner, in place."""
     from PIL import ImageDraw
 
-    size = max(12, min(16, image.width // 26))
+    size = max(13, min(18, image.width // 20))
     canvas.shadowed_text(ImageDraw.Draw(image), (size // 2 + 2, size // 2), text, size, "la")
 
 

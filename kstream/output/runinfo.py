@@ -153,11 +153,11 @@ class RunInfo(_Record):
     started_at: str
     preset: str
     title: str = ""
-    received: int = Field(0, ge=0)
-    readouts: int = Field(0, ge=0)
-    frames: int = Field(0, ge=0)
-    images_sent: int = Field(0, ge=0)
-    dropped: int = Field(0, ge=0)
+    received: int = Field(default=0, ge=0)
+    readouts: int = Field(default=0, ge=0)
+    frames: int = Field(default=0, ge=0)
+    images_sent: int = Field(default=0, ge=0)
+    dropped: int = Field(default=0, ge=0)
     notices: tuple[Notice, ...] = ()
     no_image_reason: str = ""
     label_latency_ms: float | None = None
@@ -165,12 +165,12 @@ class RunInfo(_Record):
     stages: tuple[StageTime, ...] = ()
     timeline: tuple[TimelineEvent, ...] = ()
     scores: tuple[Score, ...] = ()
-    mean_dice: float | None = Field(None, ge=0, le=1)
-    false_positive_ml: float | None = Field(None, ge=0)
+    mean_dice: float | None = Field(default=None, ge=0, le=1)
+    false_positive_ml: float | None = Field(default=None, ge=0)
     settings: tuple[Setting, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     model: ModelUsed | None = None
-    host_cpus: int = Field(0, ge=0)
+    host_cpus: int = Field(default=0, ge=0)
 
     def to_json(self) -> str:
         """The text of ``run.json``."""

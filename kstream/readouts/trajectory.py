@@ -29,7 +29,7 @@ class ResolveTrajectory:
     """Gives every acquisition its trajectory from what it carries, from its angle, or from its counters.
 
     ``auto`` prefers a trajectory in the acquisition, then an angle in ``user_float[angle_index]`` (only if the header
-    has the user parameter ``radial_angle`` = ``user_float``), then counters, after the header's trajectory type. What was
+    has the user parameter ``spoke_angle_rad`` = ``user_float_N``), then counters, after the header's trajectory type. What was
     chosen is told once. Units are declared in the configuration or by the header's user parameter
     ``trajectory_units``, never inferred from values.
 
@@ -73,7 +73,7 @@ class ResolveTrajectory:
     def _choose(self, acquisition: Acquisition) -> Source:
         if acquisition.trajectory.shape[1] >= 2:
             return "acquisition"
-        if self._scan.user_parameters.get("radial_angle") == "user_float":
+        if self._scan.user_parameters.get("spoke_angle_rad") == f"user_float_{self._angle_index}":
             return "user_float"
         choices: dict[str, Source] = {
             "goldenangle": "golden-angle",
@@ -149,5 +149,6 @@ class ResolveTrajectory:
         trajectory = np.zeros((len(carried), 3), np.float32)
         trajectory[:, : carried.shape[1]] = carried * scales[unit][: carried.shape[1]]
         if self._delay_samples:
-            trajectory -= self._delay_samples * np.gradient(trajectory, axis=0)
+            step = np.asarray(np.gradient(trajectory, axis=0), np.float32)
+            trajectory -= np.float32(self._delay_samples) * step
         return trajectory

@@ -34,7 +34,7 @@ def volume_maps(
 
 def combine(images: Complex, maps: Complex) -> Complex:
     """``sum_c conj(S_c) m_c``: complex64 ``(z, y, x)`` from coil images and maps ``(coils, z, y, x)``."""
-    return np.einsum("czyx,czyx->zyx", maps.conj(), images)
+    return np.asarray(np.einsum("czyx,czyx->zyx", maps.conj(), images), np.complex64)
 
 
 class CombineCoils:

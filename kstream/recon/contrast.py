@@ -9,6 +9,9 @@ import numpy as np
 from ..types import Complex, Difference, KSpace, Notice
 
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
 def rms(kspace: Complex) -> float:
     """Root mean square magnitude over the whole volume."""
     return float(np.sqrt(np.mean(np.abs(kspace.astype(np.complex128)) ** 2)))
@@ -47,7 +50,7 @@ class SubtractContrast:
     def _difference(self, post: KSpace) -> Difference:
         pre, scale = self._pre[post.slice]
         return Difference(
-            data=((post.data - pre) / max(scale, np.finfo(np.float32).tiny)).astype(np.complex64),
+            data=np.asarray((post.data - pre) / max(scale, SMALLEST), np.complex64),
             scale=scale,
             frame=post.frame,
             pre_frame=self._pre_frame,

@@ -37,7 +37,7 @@ def polar_weights(trajectory: Float, angle_step_rad: float) -> Float:
     step = np.gradient(k, axis=0)
     radial = np.abs(np.einsum("nd,nd->n", k, step))
     centre = np.einsum("nd,nd->n", step, step) / 4
-    return (np.maximum(radial, centre) * angle_step_rad).astype(np.float32)
+    return np.asarray(np.maximum(radial, centre) * angle_step_rad, np.float32)
 
 
 def weights(trajectory: Float, method: Method, angle_step_rad: float) -> Float:

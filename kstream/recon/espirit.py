@@ -106,7 +106,7 @@ def _operator_at(coefficients: Complex, shape: tuple[int, int], coarse: tuple[in
         for n, c in zip(shape, coarse, strict=True)
     ]
     operator = np.einsum("yp,cdpq,xq->yxcd", waves[0], coefficients, waves[1], optimize=True)
-    return operator.reshape(-1, *coefficients.shape[:2])
+    return np.asarray(operator.reshape(-1, *coefficients.shape[:2]), np.complex64)
 
 
 def _dominant_eigenvectors(operator: Complex, iterations: int) -> tuple[Complex, NDArray[np.float32]]:
@@ -119,7 +119,7 @@ def _dominant_eigenvectors(operator: Complex, iterations: int) -> tuple[Complex,
         vector = vector / np.maximum(value, np.finfo(np.float32).tiny)[:, None, None]
     reference = vector[:, :1]
     vector = vector * np.exp(-1j * np.angle(reference)).astype(np.complex64)
-    return vector[..., 0], value
+    return np.asarray(vector[..., 0], np.complex64), np.asarray(value, np.float32)
 
 
 def _interpolate(

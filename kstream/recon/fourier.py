@@ -30,4 +30,4 @@ def dft_matrix(k: NDArray[np.floating], n: int) -> Complex:
     """
     position = np.arange(n) - n // 2
     phase = 2j * np.pi / n * np.outer(position, np.asarray(k, np.float64))
-    return (np.exp(phase) / np.sqrt(n)).astype(np.complex64)
+    return np.asarray(np.exp(phase) / np.sqrt(n), np.complex64)

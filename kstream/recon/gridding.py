@@ -33,7 +33,8 @@ class Kernel:
     def __call__(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         """Kernel value at a distance in cells; 0 beyond half the width."""
         inside = 1 - (2 * distance / self.width) ** 2
-        return np.where(inside >= 0, np.i0(self.beta * np.sqrt(np.maximum(inside, 0))), 0) / np.i0(self.beta)
+        value = np.where(inside >= 0, np.i0(self.beta * np.sqrt(np.maximum(inside, 0))), 0) / np.i0(self.beta)
+        return np.asarray(value, np.float64)
 
     def transform(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fourier transform of the kernel at a frequency in cycles per cell (the apodisation to divide by)."""

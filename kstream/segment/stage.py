@@ -55,13 +55,13 @@ def segment_volume(difference: Complex, engine: Engine, patch_depth: int, patch_
 
 
 class Segment:
-    """Stage: label the contrast differences of some frames; others are consumed without an answer.
+    """Stage: label the contrast differences of some frames; those of other frames end here.
 
     Parameters
     ----------
     engine : runs the network.
     info : labels and patch geometry of the bundle that the engine holds.
-    frames : which frames to segment, such as ``(2,)`` for the second post-contrast frame.
+    frames : which frames to segment, such as ``(2,)`` for the second post-contrast frame; empty: all.
     """
 
     takes: tuple[type, ...] = (Difference,)
@@ -71,7 +71,7 @@ class Segment:
         self._engine, self._info, self._frames = engine, info, frames
 
     def push(self, item: Difference) -> list[Any]:
-        if item.frame not in self._frames:
+        if self._frames and item.frame not in self._frames:
             return []
         try:
             labels = segment_volume(item.data, self._engine, self._info.patch_depth, self._info.patch_stride)

@@ -195,10 +195,10 @@ class _Receiver(threading.Thread):
         while self.is_alive():
             self.join(0.2)
             if time.monotonic() - self._heard > wait_s:
-                self.broken = PeerError(f"the server said nothing for {wait_s:g} s", where=self._place())
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
                 self.join(5)
+                self.broken = PeerError(f"the server said nothing for {wait_s:g} s", where=self._place())
                 return
 
     def _receive(self, writer: ImageWriter | None) -> None:

@@ -25,6 +25,7 @@ from ..mrd.messages import Close, ConfigFile, ConfigText, Header, Image, Query, 
 from ..mrd.session import Session as SessionRules
 from ..pipeline import Measurement, build_pipeline
 from ..stream.runners import ThreadRunner
+from ..stream.telemetry import Durations
 from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
 from .store import ModelStore
 
@@ -85,6 +86,7 @@ class ServerSession:
         self._closed = False
         self._begin_ns = time.monotonic_ns()
         self._timeline: list[tuple[str, float]] = []
+        self._readout_latency = Durations()
 
     def run(self) -> bool:
         """Serve until CLOSE, end of stream or error; True if nothing went wrong."""
@@ -190,7 +192,9 @@ class ServerSession:
                 state.resolved = resolved
             config = resolved.config
             state.measurement = build_pipeline(scan, config, self._store.segment(config.segment))
-            state.runner = ThreadRunner(state.measurement.pipeline, self._deliver, self._settings.queue)
+            state.runner = ThreadRunner(
+                state.measurement.pipeline, self._deliver, self._settings.queue, done=self._count_latency
+            )
             self._mark("first acquisition")
         return state.runner
 
@@ -213,6 +217,9 @@ class ServerSession:
                 self._tell(item)
             case FrameEnd():
                 self._mark(f"last readout of frame {item.frame}", item.received_ns)
+
+    def _count_latency(self, acquisition: Acquisition) -> None:
+        self._readout_latency.add(time.monotonic_ns() - acquisition.received_ns)
 
     def _finish(self) -> None:
         if self._state.runner is not None:
@@ -240,8 +247,11 @@ class ServerSession:
             "dropped": counters.dropped,
             "set_aside": counters.set_aside,
             "latencies_ms": counters.latencies_ms,
+            "readout_latency": {**_quantiles(self._readout_latency), "counts": self._readout_latency.counts}
+            | {"edges_ms": self._readout_latency.edges_ms()},
             "stages": [
-                {"name": t.name, "calls": t.calls, "total_ms": t.total_ns / 1e6, "longest_ms": t.longest_ns / 1e6}
+                {"name": t.name, "n_calls": t.durations.n, "total_ms": t.durations.total_ns / 1e6}
+                | _quantiles(t.durations)
                 for t in measurement.pipeline.times
             ],
             "timeline": self._timeline,
@@ -300,6 +310,14 @@ class ServerSession:
     def _place(self) -> str:
         measurement = self._state.measurement
         return f"after {measurement.counters.received if measurement else 0} acquisitions"
+
+
+def _quantiles(durations: Durations) -> dict[str, float]:
+    return {
+        "p50_ms": durations.quantile_ms(0.5),
+        "p95_ms": durations.quantile_ms(0.95),
+        "max_ms": durations.longest_ns / 1e6,
+    }
 
 
 def parse_config_text(text: str) -> tuple[str, dict[str, Any]]:

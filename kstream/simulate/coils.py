@@ -66,7 +66,7 @@ def loop_field(loop: Loop, points_mm: Points) -> NDArray[np.float64]:
     safe_rho = np.where(rho > 1e-6 * a, rho, 1.0)
     across = scale * height / safe_rho * (-k + (a**2 + rho**2 + height**2) / inner * e)
     across = np.where(rho > 1e-6 * a, across, 0.0)
-    return along[..., None] * loop.normal + (across / safe_rho)[..., None] * radial
+    return np.asarray(along[..., None] * loop.normal + (across / safe_rho)[..., None] * radial)
 
 
 def receive_sensitivity(field: Points) -> NDArray[np.complex128]:
@@ -132,7 +132,7 @@ class CoilArray:
         return np.asarray(rows @ x.T, dtype=np.complex64)
 
 
-def noise_covariance(sensitivities: Complex, rng: np.random.Generator) -> NDArray[np.complex128]:
+def noise_covariance(sensitivities: NDArray[np.complexfloating], rng: np.random.Generator) -> NDArray[np.complex128]:
     """A plausible receiver noise covariance: shared flux between loops, cross-talk and unequal amplifiers.
 
     Noise from the body couples coils in proportion to the overlap of their fields (Roemer et al., Magn Reson Med

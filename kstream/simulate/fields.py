@@ -70,7 +70,7 @@ class SlowField:
 
     def at(self, x: Points, y: Points, z: Points) -> NDArray[np.float32]:
         """Values at patient positions in millimetres."""
-        result = np.float32(self.offset)
+        result = np.full_like(x, self.offset)
         for axis, a, b in zip((x, y, z), self.linear, self.quadratic, strict=True):
             metres = axis * np.float32(1e-3)
             result = result + metres * (np.float32(a) + np.float32(b) * metres)

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 
 Array = NDArray[np.floating]
 
-_GRID_STEP_S = 0.25
+_GRID_STEP_S = 0.1
 
 
 def parker_aif(minutes: ArrayLike) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ def exponential_convolution(times_s: Array, plasma_mm: Array, kep_per_min: Array
     small = x < 1e-3
     safe = np.where(small, 1.0, x)
     decay = np.exp(-x)
-    # Weights of the old and the new sample of a linear segment: integrals of (1 - s) e^{-x (1 - s)} and s e^{-x (1 - s)}.
+    # Weights of the old and the new sample of a linear segment, s in 0..1: (1 - s) and s against e^{-x (1 - s)}.
     old = np.where(small, 0.5 - x / 3.0, (1.0 - decay * (1.0 + safe)) / safe**2)
     new = np.where(small, 0.5 - x / 6.0, (safe - 1.0 + decay) / safe**2)
     result = np.zeros((times_s.size, x.size))
@@ -100,7 +100,7 @@ def extended_tofts(
 
 
 def spoiled_gradient_echo(
-    r1_per_s: Array, r2_star_per_s: Array | float, *, tr_ms: float, te_ms: float, flip_rad: Array | float
+    r1_per_s: Array | float, r2_star_per_s: Array | float, *, tr_ms: float, te_ms: float, flip_rad: Array | float
 ) -> Array:
     """Steady-state signal of an ideally spoiled gradient echo for unit proton density (Ernst's equation).
 
@@ -110,8 +110,8 @@ def spoiled_gradient_echo(
     ----------
     Ernst and Anderson, Rev Sci Instrum 37:93 (1966); Haase et al., J Magn Reson 67:258 (1986).
     """
-    e1 = np.exp(-r1_per_s * np.float32(tr_ms * 1e-3))
-    decay = np.exp(-r2_star_per_s * np.float32(te_ms * 1e-3))
+    e1 = np.exp(np.asarray(r1_per_s) * np.float32(-1e-3 * tr_ms))
+    decay = np.exp(np.asarray(r2_star_per_s) * np.float32(-1e-3 * te_ms))
     signal: Array = np.sin(flip_rad) * (1.0 - e1) / (1.0 - np.cos(flip_rad) * e1) * decay
     return signal
 
@@ -160,7 +160,7 @@ class TissueCurves:
         start_s = min(0.0, self.bolus.arrival_s)
         count = int(np.ceil((max(self.end_s, start_s) - start_s) / _GRID_STEP_S)) + 3
         times_s = start_s + _GRID_STEP_S * np.arange(count)
-        kep = np.concatenate([[0.0], np.geomspace(0.01, 30.0, 160)])
+        kep = np.concatenate([[0.0], np.geomspace(0.01, 30.0, 400)])
         object.__setattr__(self, "_kep", kep)
         object.__setattr__(self, "_times_s", times_s)
         object.__setattr__(self, "_table", exponential_convolution(times_s, self.bolus.plasma_mm(times_s), kep))
@@ -185,7 +185,7 @@ class TemporalBasis:
 
     Parameters
     ----------
-    functions : ``(rank, times)``, orthonormal rows.
+    functions : ``(rank, times)``.
     node_times_s : ``(nodes,)``.
     from_nodes : ``(rank, nodes)``.
     """
@@ -204,33 +204,33 @@ def temporal_basis(
 ) -> TemporalBasis:
     """Find the smallest basis that carries sample curves to a relative (Frobenius) error below `tolerance`.
 
-    1. Singular value decomposition of the curves of sample voxels at a subset of the times; rank by the tail.
-    2. The times at which a voxel must be known follow from a QR decomposition with column pivoting (empirical
+    1. Singular value decomposition of the curves of sample voxels at some of the times; the rank follows from the tail.
+    2. Each function of the basis is a fixed mixture of sample curves, so it is known exactly at every time.
+    3. A QR decomposition with column pivoting picks the times at which a voxel must be known (empirical
        interpolation), two more than the rank for stability.
-    3. The basis is carried to all `times_s` by cubic-free linear interpolation between snapshots, which are taken
-       within each frame, where curves are smooth.
 
     Parameters
     ----------
-    curves : gives the ``(voxels,)`` sample values at one time in seconds.
+    curves : gives the ``(voxels,)`` sample values at one time in seconds; a thousand voxels are plenty.
     times_s : ``(times,)``, ascending.
 
     References
     ----------
-    Chaturantabut and Sorensen, SIAM J Sci Comput 32:2737 (2010), for interpolation at selected points.
+    Chaturantabut and Sorensen, SIAM J Sci Comput 32:2737 (2010), section 3, for interpolation at selected points.
     """
     times = np.asarray(times_s, dtype=np.float64)
     if times.size == 0:
-        raise ConfigError("no readout times to build a temporal basis for", likely="the protocol has no post-contrast frame")
+        raise ConfigError(
+            "no readout times to build a temporal basis for", likely="the protocol has no post-contrast frame"
+        )
+    samples = np.stack([np.asarray(curves(float(t)), dtype=np.float64) for t in times])
     chosen = np.unique(np.linspace(0, times.size - 1, min(n_snapshots, times.size)).round().astype(int))
-    snapshot_times = times[chosen]
-    snapshots = np.stack([np.asarray(curves(float(t)), dtype=np.float64) for t in snapshot_times])
-    left, singular, _ = np.linalg.svd(snapshots, full_matrices=False)
-    energy = np.cumsum((singular**2)[::-1])[::-1]
-    total = energy[0] if energy[0] > 0 else 1.0
-    rank = max(1, int(np.sum(energy > (0.5 * tolerance) ** 2 * total)))
-    left = left[:, :rank]
-    _, _, pivots = qr(left.T, pivoting=True, mode="economic")
+    left, singular, right = np.linalg.svd(samples[chosen], full_matrices=False)
+    tail = np.cumsum((singular**2)[::-1])[::-1]
+    rank = max(1, int(np.sum(tail > (0.5 * tolerance) ** 2 * tail[0])))
+    _, _, pivots = qr(left[:, :rank].T, pivoting=True, mode="economic")
     nodes = np.sort(pivots[: min(rank + 2, chosen.size)])
-    functions = np.stack([np.interp(times, snapshot_times, left[:, r]) for r in range(rank)])
-    return TemporalBasis(functions, snapshot_times[nodes], np.linalg.pinv(left[nodes]))
+    if singular[0] == 0.0:
+        return TemporalBasis(np.zeros((1, times.size)), times[chosen[nodes]], np.zeros((1, nodes.size)))
+    functions = (samples @ (right[:rank] / singular[:rank, None]).T).T
+    return TemporalBasis(functions, times[chosen[nodes]], np.linalg.pinv(left[nodes, :rank]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Shape = Literal["smooth", "lobulated", "irregular", "spiculated"]
 Kinetics = Literal["washout", "plateau", "persistent"]
+Array = NDArray[np.float64]
 
 _N_QUADRATURE = 20_000
 
@@ -28,7 +29,7 @@ def fibonacci_sphere(count: int) -> NDArray[np.float64]:
 class Lesion:
     """One mass: where it is, its surface, and how it takes up contrast agent.
 
-    The surface lies at ``radius(u) = scale * ellipsoid(u) * (1 + sum_j a_j exp(kappa_j (u . d_j - 1)))`` in direction u:
+    In direction u the surface lies at ``scale * ellipsoid(u) * (1 + sum_j a_j exp(kappa_j (u . d_j - 1)))``:
     few broad bumps make a lobulated margin, many narrow ones an irregular or a spiculated one.
 
     Parameters
@@ -68,7 +69,7 @@ class Lesion:
     @cached_property
     def _scale_mm(self) -> float:
         mean_cube = float(np.mean(self._relative_radius(fibonacci_sphere(_N_QUADRATURE)) ** 3))
-        return 0.5 * self.diameter_mm / mean_cube ** (1.0 / 3.0)
+        return float(0.5 * self.diameter_mm / np.cbrt(mean_cube))
 
     @cached_property
     def reach_mm(self) -> float:
@@ -86,6 +87,7 @@ class Lesion:
         """Distance from the centre and distance of the surface in the same direction, in millimetres."""
         offset = np.stack([x, y, z], axis=-1) - np.asarray(self.centre_mm, dtype=x.dtype)
         distance = np.linalg.norm(offset, axis=-1)
+        offset[..., 2] += np.where(distance < 1e-6, 1e-6, 0.0)  # the centre has no direction: take any
         unit = offset / np.maximum(distance, 1e-6)[..., None].astype(x.dtype)
         return distance, self._relative_radius(unit) * x.dtype.type(self._scale_mm)
 
@@ -101,11 +103,11 @@ def random_directions(rng: np.random.Generator, count: int) -> NDArray[np.float6
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-def _bumps(rng: np.random.Generator, count: int, low: float, high: float, kappa: tuple[float, float]) -> list[NDArray]:
+def _bumps(rng: np.random.Generator, count: int, low: float, high: float, kappa: tuple[float, float]) -> list[Array]:
     return [random_directions(rng, count), rng.uniform(low, high, count), rng.uniform(*kappa, count)]
 
 
-def random_surface(rng: np.random.Generator, shape: Shape) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+def random_surface(rng: np.random.Generator, shape: Shape) -> tuple[Array, Array, Array, Array]:
     """Axes, directions, amplitudes and sharpness of a margin of the given class."""
     axes = rng.uniform(0.8, 1.25, 3)
     parts = [_bumps(rng, 2, -0.08, 0.08, (2.0, 4.0))]
@@ -121,8 +123,8 @@ def random_surface(rng: np.random.Generator, shape: Shape) -> tuple[NDArray, NDA
 
 _KINETICS: dict[Kinetics, tuple[tuple[float, float], tuple[float, float]]] = {
     # class: range of Ktrans (1/min), range of kep (1/min)
-    "washout": ((0.55, 1.0), (2.4, 3.6)),
-    "plateau": ((0.25, 0.50), (0.85, 1.15)),
+    "washout": ((0.35, 0.85), (2.2, 3.6)),
+    "plateau": ((0.22, 0.45), (0.80, 1.10)),
     "persistent": ((0.12, 0.22), (0.25, 0.45)),
 }
 
@@ -145,7 +147,7 @@ def random_malignant(rng: np.random.Generator, centre_mm: tuple[float, float, fl
 
 def random_benign(rng: np.random.Generator, centre_mm: tuple[float, float, float], diameter_mm: float) -> Lesion:
     """A benign mass (focus or fibroadenoma): smooth margin, slow persistent uptake."""
-    ktrans = float(rng.uniform(0.035, 0.09))
+    ktrans = float(rng.uniform(0.035, 0.12))
     ve = float(rng.uniform(0.3, 0.5))
     surface = random_surface(rng, "smooth")
     return Lesion(centre_mm, diameter_mm, "smooth", "persistent", ktrans, ve, 0.01, 0.0, *surface, is_malignant=False)

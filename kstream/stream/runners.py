@@ -32,10 +32,13 @@ class ThreadRunner:
     stage : the pipeline.
     sink : called in the worker thread with every item that comes out.
     capacity : items that may wait.
+    done : called in the worker thread with every item that went in, when all that it made has gone to the sink.
     """
 
-    def __init__(self, stage: Stage, sink: Sink, capacity: int = 256, name: str = "kstream-worker") -> None:
-        self._stage, self._sink = stage, sink
+    def __init__(
+        self, stage: Stage, sink: Sink, capacity: int = 256, *, done: Sink | None = None, name: str = "kstream-worker"
+    ) -> None:
+        self._stage, self._sink, self._done = stage, sink, done
         self._queue: queue.Queue[Any] = queue.Queue(capacity)
         self._error: KstreamError | OSError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -68,6 +71,8 @@ class ThreadRunner:
         while (item := self._queue.get()) is not _END:
             if self._error is None:
                 self._guarded(self._stage.push, item)
+                if self._done is not None:
+                    self._done(item)
         if self._error is None:
             self._guarded(self._stage.finish)
 

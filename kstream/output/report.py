@@ -1,0 +1,196 @@
+"""One HTML file that shows a whole run: nothing is loaded from elsewhere, so it can be mailed and kept."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from ..types import Notice
+from .runinfo import Histogram, RunInfo, TimelineEvent
+
+# The chart is drawn in these three colours, which are then replaced by the page's own for light and dark.
+_CHART_COLOURS = {"#010203": "var(--ink)", "#040506": "var(--muted)", "#070809": "var(--accent)"}
+_NICE_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
+_N_LANE_COLOURS = 6
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One headline figure; `tone` is empty, ``good`` or ``warning``."""
+
+    label: str
+    value: str
+    unit: str = ""
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class _Bar:
+    left_percent: float
+    width_percent: float
+    tooltip: str
+
+
+@dataclass(frozen=True)
+class _Lane:
+    name: str
+    colour: int
+    bars: tuple[_Bar, ...]
+    busy_s: float
+
+
+def write_report(path: str | Path, run: RunInfo, images: Sequence[tuple[str, bytes]]) -> Path:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    path : HTML file to write; missing folders are made.
+    run : what to report; every text in it is escaped.
+    images : caption and content (PNG or GIF) of each picture; the first is shown over the whole width.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["ms"] = format_ms
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    last_s = max((event.end_s for event in run.timeline), default=0.0)
+    html = template.render(
+        run=run,
+        notices=_by_urgency(run),
+        tiles=_tiles(run),
+        pictures=[(caption, _data_uri(content)) for caption, content in images],
+        histogram_svg=_histogram_svg(run.readout_latency) if run.readout_latency.n_samples else "",
+        lanes=_lanes(run.timeline),
+        ticks=_ticks(last_s),
+        stage_total_ms=sum(stage.total_ms for stage in run.stages),
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(html, encoding="utf-8")
+    return target
+
+
+def format_ms(value_ms: float) -> str:
+    """Milliseconds with three significant figures, without unit."""
+    if value_ms >= 99.95 or value_ms == 0:
+        return f"{value_ms:.0f}"
+    return f"{value_ms:.1f}" if value_ms >= 9.995 else f"{value_ms:.2f}" if value_ms >= 0.995 else f"{value_ms:.3f}"
+
+
+def _by_urgency(run: RunInfo) -> list[Notice]:
+    """Notices with errors first and information last; a run without images is an error of its own."""
+    notices = list(run.notices)
+    if not run.images_sent:
+        notices.append(Notice("error", f"No image was sent: {run.no_image_reason or 'reason unknown'}"))
+    return sorted(notices, key=lambda notice: ("error", "warning", "info").index(notice.level))
+
+
+def _tiles(run: RunInfo) -> list[_Tile]:
+    """The headline figures, what was not measured left out."""
+    tiles = []
+    if run.mean_dice is not None:
+        tiles.append(_Tile("Lesion Dice", f"{run.mean_dice:.3f}", note="against ground truth"))
+    if run.label_latency_ms is not None:
+        tiles.append(_Tile("Latency", format_ms(run.label_latency_ms), "ms", "last readout to label"))
+    if run.false_positive_ml is not None:
+        tiles.append(_Tile("False positives", f"{run.false_positive_ml:.2f}", "ml", "labelled where no lesion is"))
+    tiles += [
+        _Tile("Received", f"{run.received}", note=f"acquisitions, {run.readouts} became image data"),
+        _Tile("Frames", f"{run.frames}"),
+        _Tile("Images sent", f"{run.images_sent}", tone="" if run.images_sent else "warning"),
+        _Tile("Dropped", f"{run.dropped}", note="acquisitions", tone="warning" if run.dropped else ""),
+    ]
+    return tiles
+
+
+def _data_uri(content: bytes) -> str:
+    kind = "gif" if content.startswith(b"GIF8") else "png"
+    return f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"
+
+
+def _lanes(events: Sequence[TimelineEvent]) -> list[_Lane]:
+    """Events by name, in order of first appearance, scaled to the whole run."""
+    whole_s = max((event.end_s for event in events), default=0.0) or 1.0
+    lanes = []
+    for number, name in enumerate(dict.fromkeys(event.name for event in events)):
+        own = [event for event in events if event.name == name]
+        bars = tuple(
+            _Bar(
+                100 * event.start_s / whole_s,
+                100 * (event.end_s - event.start_s) / whole_s,
+                f"{event.detail or name}: {event.start_s:.2f} to {event.end_s:.2f} s",
+            )
+            for event in own
+        )
+        lanes.append(_Lane(name, number % _N_LANE_COLOURS, bars, sum(event.end_s - event.start_s for event in own)))
+    return lanes
+
+
+def _ticks(last_s: float) -> list[tuple[float, str]]:
+    """Position in percent and text of four to ten round times."""
+    if last_s <= 0:
+        return []
+    step_s = next((step for step in _NICE_STEPS_S if last_s / step <= 7), last_s / 5)
+    times = np.arange(0, last_s + 1e-9, step_s)
+    return [(float(100 * time / last_s), f"{time:g} s") for time in times]
+
+
+def _histogram_svg(histogram: Histogram) -> str:
+    """Counts over latency, both logarithmic: the few readouts that close a frame are the ones of interest."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    ink, muted, accent = _CHART_COLOURS
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kstream", "font.family": "sans-serif", "font.size": 8}):
+        figure = Figure(figsize=(4.8, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        edges = np.array(histogram.edges_ms)
+        axes.stairs(np.maximum(histogram.counts, 0.5), edges, baseline=0.5, fill=True, color=accent)
+        axes.set(xscale="log", yscale="log", xlabel="readout latency (ms)", ylabel="readouts")
+        axes.set_ylim(0.7, max(histogram.counts) * 20)
+        for name, value_ms in (("median", histogram.p50_ms), ("95 %", histogram.p95_ms), ("max", histogram.max_ms)):
+            axes.axvline(value_ms, color=ink, linewidth=0.8, linestyle=(0, (3, 2)))
+            axes.annotate(
+                name,
+                (value_ms, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(-3, -3),
+                textcoords="offset points",
+                color=ink,
+                ha="right",
+                va="top",
+                rotation=90,
+            )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.tick_params(which="both", colors=muted, labelcolor=ink)
+        axes.xaxis.label.set_color(ink)
+        axes.yaxis.label.set_color(ink)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(muted)
+        text = StringIO()
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=no_metadata)
+    return _inlined(text.getvalue())
+
+
+def _inlined(svg: str) -> str:
+    """The chart as a part of the page: without prolog, fixed size and name spaces, in the colours of the page."""
+    svg = svg[svg.index("<svg") :]
+    head, rest = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]+"', head)
+    head = f'<svg {view_box.group(0) if view_box else ""} role="img" aria-label="Histogram of readout latency">'
+    for drawn, shown in _CHART_COLOURS.items():
+        rest = rest.replace(drawn, shown)
+    return head + rest

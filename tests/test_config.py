@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from kstream.config import preset_names, resolve
+from kstream.errors import ConfigError
+
+
+def test_later_layers_win_and_origins_are_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text("[coils]\ncalibration_size = 28\nkernel = 5\n")
+    found = resolve("breast-dce", file=file, settings=["coils.kernel=7"], parameters={"coils.crop": "0.9"})
+    assert (found.config.coils.calibration_size, found.config.coils.kernel, found.config.coils.crop) == (28, 7, 0.9)
+    rows = {key: origin for key, _, origin in found.rows()}
+    assert rows["coils.calibration_size"] == "file site.toml"
+    assert rows["coils.kernel"] == "--set"
+    assert rows["coils.crop"] == "client"
+    assert rows["contrast.subtract"] == "preset breast-dce"
+    assert rows["coils.threshold"] == "default"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_shipped_preset_resolves(name: str) -> None:
+    assert resolve(name).preset == name
+
+
+@pytest.mark.parametrize("name", ["os", "../../etc/passwd", "/etc/passwd", "", "breast-dce.toml", "x" * 2000])
+def test_only_names_of_the_allow_list_resolve(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no preset") as raised:
+        resolve(name)
+    assert "breast-dce" in raised.value.hint
+    assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("coils.kernel=99", "coils.kernel"),
+        ("coils.colour=1", "coils.colour"),
+        ("nonsense=1", "cannot understand"),
+        ("coils.kernel", "cannot understand"),
+        ("coils.method=magic", "coils.method"),
+    ],
+)
+def test_wrong_settings_name_the_key(setting: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        resolve("breast-dce", settings=[setting])
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read configuration"):
+        resolve("breast-dce", file=tmp_path / "missing.toml")

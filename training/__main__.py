@@ -1,0 +1,6 @@
+"""``python -m kstream.training``."""
+
+from .commands import app
+
+if __name__ == "__main__":
+    app()
