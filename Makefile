@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The CPU build of torch; where this index is out of reach, pip goes on with the others.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --retries 1 --timeout 15
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq --retries 1 --timeout 15
 LOCK := constraints/py311-cpu.txt
 # The package as it is installed (training, gadgets and deploy inside kstream), for tools that read folders.
 LAYOUT := build/layout

@@ -41,9 +41,9 @@ class NoiseConfig(Section):
 class TrajectoryConfig(Section):
     """Where samples lie in k-space."""
 
-    source: Literal["auto", "acquisition", "user_float", "golden-angle", "uniform-half", "uniform-full", "cartesian"] = (
-        Field("auto", description="where the trajectory comes from")
-    )
+    source: Literal[
+        "auto", "acquisition", "user_float", "golden-angle", "uniform-half", "uniform-full", "cartesian"
+    ] = Field("auto", description="where the trajectory comes from")
     units: Literal["header", "cycles_per_fov", "cycles_per_sample", "cycles_per_metre"] = Field(
         "header", description="unit of carried trajectories; header: user parameter trajectory_units"
     )
@@ -78,6 +78,7 @@ class CoilsConfig(Section):
     kernel: int = Field(6, ge=3, le=12, description="ESPIRiT window")
     threshold: float = Field(0.02, gt=0, lt=1, description="relative singular value of the signal space")
     crop: float = Field(0.8, ge=0, le=1, description="eigenvalue below which a voxel has no map")
+    iterations: int = Field(100, ge=1, le=1000, description="of the power method that finds the maps")
     map_size: int = Field(64, ge=16, description="points per axis on which eigenvectors are computed")
 
 

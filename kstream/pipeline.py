@@ -70,6 +70,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
             coils.threshold,
             coils.crop,
             coils.map_size,
+            coils.iterations,
         ),
     ]
     if config.contrast.subtract:

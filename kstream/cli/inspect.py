@@ -38,7 +38,9 @@ def command(
         n_acquisitions = source.n_acquisitions
     table = Table(box=None, show_header=False)
     table.add_row("acquisitions", str(n_acquisitions))
-    table.add_row("trajectory", f"{scan.trajectory}, units {scan.user_parameters.get('trajectory_units', 'undeclared')}")
+    table.add_row(
+        "trajectory", f"{scan.trajectory}, units {scan.user_parameters.get('trajectory_units', 'undeclared')}"
+    )
     table.add_row("encoded", f"{scan.encoded_matrix} voxels, {scan.encoded_fov_mm} mm")
     table.add_row("recon", f"{scan.recon_matrix} voxels, {scan.recon_fov_mm} mm")
     table.add_row("coils", str(scan.n_coils or "not in the header"))

@@ -40,7 +40,9 @@ def command(
         print(json_.dumps(shown, indent=2))
         return
     for key, value in shown.items():
-        console.print(f"[bold]{key:<14}[/bold]", value if isinstance(value, str) else json_.dumps(value), soft_wrap=True)
+        console.print(
+            f"[bold]{key:<14}[/bold]", value if isinstance(value, str) else json_.dumps(value), soft_wrap=True
+        )
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -51,7 +53,12 @@ def _describe(name: str) -> dict[str, Any]:
     if name in ARCHITECTURES:
         entry = ARCHITECTURES[name]
         counted = cost(name)
-        plain = {"name": name, "description": entry.description, "paper": entry.paper, "arguments": dict(entry.arguments)}
+        plain = {
+            "name": name,
+            "description": entry.description,
+            "paper": entry.paper,
+            "arguments": dict(entry.arguments),
+        }
     else:
         info = Bundle.load(name).info
         plain = json_.loads(info.to_json())

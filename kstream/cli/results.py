@@ -97,6 +97,7 @@ def _pictures(
             path, magnitude.data[z], labels.data[z], shown, labels.table, magnitude.geometry, z=int(z), window=window
         )
         pictures.append((f"slice {z + 1}", path.read_bytes()))
+    pictures.append(("through the volume", (folder / "volume.gif").read_bytes()))
     return pictures
 
 
@@ -149,7 +150,7 @@ def _agreement(labels: Volume | None, truth: NDArray[np.uint8] | None) -> dict[s
     ]
     return {
         "scores": tuple(scores),
-        "mean_dice": None if np.isnan(overall) else overall,
+        "dice": None if np.isnan(overall) else overall,
         "false_positive_ml": false_positive_voxels(predicted, truth) * voxel_ml,
     }
 

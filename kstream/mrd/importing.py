@@ -1,8 +1,8 @@
 """Raw data that is not an ISMRMRD recording, or one with a poor header, becomes a recording that replays.
 
-Two doors: arrays (MATLAB v5 or NumPy files with one array of samples, and perhaps one of trajectories), and ISMRMRD files
-whose header needs mending. What the source does not say (field of view, timing) is a placeholder, and the header says so
-in the user parameter ``placeholders``.
+Two doors: arrays (MATLAB v5 or NumPy files with one array of samples, and perhaps one of trajectories), and ISMRMRD
+files whose header needs mending. What the source does not say (field of view, timing) is a placeholder, and the header
+says so in the user parameter ``placeholders``.
 """
 
 from __future__ import annotations

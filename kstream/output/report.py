@@ -96,8 +96,8 @@ def _by_urgency(run: RunInfo) -> list[Notice]:
 def _tiles(run: RunInfo) -> list[_Tile]:
     """The headline figures, what was not measured left out."""
     tiles = []
-    if run.mean_dice is not None:
-        tiles.append(_Tile("Lesion Dice", f"{run.mean_dice:.3f}", note="against ground truth"))
+    if run.dice is not None:
+        tiles.append(_Tile("Lesion Dice", f"{run.dice:.3f}", note="against ground truth"))
     if run.label_latency_ms is not None:
         tiles.append(_Tile("Latency", format_ms(run.label_latency_ms), "ms", "last readout to label"))
     if run.false_positive_ml is not None:

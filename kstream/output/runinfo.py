@@ -141,8 +141,8 @@ class RunInfo(_Record):
     no_image_reason : why nothing went back; empty if something did.
     label_latency_ms : from the last sample of a frame to its label map, for the last frame; None without a label map.
     readout_latency : from arrival of each readout to the end of its work.
-    scores, mean_dice, false_positive_ml : against ground truth, where known; `mean_dice` over lesions is None without
-        lesions; false-positive volume counts voxels in components that touch no lesion.
+    scores, dice, false_positive_ml : against ground truth, where known; `dice` is that of all lesions of the exam, None
+        without lesions; false-positive volume counts voxels in components that touch no lesion.
     settings : configuration with origins, in its own order.
     versions : of Python and of the packages that matter.
     """
@@ -165,7 +165,7 @@ class RunInfo(_Record):
     stages: tuple[StageTime, ...] = ()
     timeline: tuple[TimelineEvent, ...] = ()
     scores: tuple[Score, ...] = ()
-    mean_dice: float | None = Field(default=None, ge=0, le=1)
+    dice: float | None = Field(default=None, ge=0, le=1)
     false_positive_ml: float | None = Field(default=None, ge=0)
     settings: tuple[Setting, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
@@ -205,8 +205,8 @@ class RunInfo(_Record):
         ]
         if self.label_latency_ms is not None:
             parts.append(f"last readout to label {self.label_latency_ms:.0f} ms")
-        if self.mean_dice is not None:
-            parts.append(f"Dice {self.mean_dice:.3f}")
+        if self.dice is not None:
+            parts.append(f"Dice {self.dice:.3f}")
         if not self.images_sent:
             parts.append(f"no image: {self.no_image_reason or 'reason unknown'}")
         return ", ".join(parts)

@@ -17,8 +17,8 @@ By = Literal["auto", "windows", "repetition", "contrast", "phase", "set", "singl
 class FramePlan:
     """How counters become frames.
 
-    ``windows`` cuts the running spoke number ``kspace_encode_step_1`` into `n_frames` windows of equal length (pre, first
-    post, second post); a counter name makes each of its values a frame; ``single`` puts everything into one.
+    ``windows`` cuts the running spoke number ``kspace_encode_step_1`` into `n_frames` windows of equal length (pre,
+    first post, second post); a counter name makes each of its values a frame; ``single`` puts everything into one.
     """
 
     by: By
@@ -80,9 +80,9 @@ def frame_geometry(scan: Scan, placed: PlacedAcquisition) -> Geometry:
 class FrameReadouts:
     """Labels readouts with frame, slice and partition, and says when a frame is full.
 
-    Readouts are passed on at once; only their keys are remembered. A frame ends when every expected readout has come, in
-    whatever order, or at the end of the stream, and then it is marked incomplete. A readout that comes twice within one
-    frame, or beyond the last frame, is left aside and counted.
+    Readouts are passed on at once; only their keys are remembered. A frame ends when every expected readout has come,
+    in whatever order, or at the end of the stream, and then it is marked incomplete. A readout that comes twice within
+    one frame, or beyond the last frame, is left aside and counted.
     """
 
     takes = (PlacedAcquisition,)

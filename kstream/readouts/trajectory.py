@@ -29,8 +29,8 @@ class ResolveTrajectory:
     """Gives every acquisition its trajectory from what it carries, from its angle, or from its counters.
 
     ``auto`` prefers a trajectory in the acquisition, then an angle in ``user_float[angle_index]`` (only if the header
-    has the user parameter ``spoke_angle_rad`` = ``user_float_N``), then counters, after the header's trajectory type. What was
-    chosen is told once. Units are declared in the configuration or by the header's user parameter
+    has the user parameter ``spoke_angle_rad`` = ``user_float_N``), then counters, after the header's trajectory type.
+    What was chosen is told once. Units are declared in the configuration or by the header's user parameter
     ``trajectory_units``, never inferred from values.
 
     Parameters

@@ -14,7 +14,7 @@ Method = Literal["espirit", "rss"]
 
 
 def volume_maps(
-    images: Complex, calibration_size: int, kernel: int, threshold: float, crop: float, map_size: int
+    images: Complex, calibration_size: int, kernel: int, threshold: float, crop: float, map_size: int, iterations: int
 ) -> Complex:
     """ESPIRiT maps slice by slice from coil images ``(coils, z, y, x)``; same shape and dtype.
 
@@ -26,7 +26,15 @@ def volume_maps(
     y, x = ny // 2 - size_y // 2, nx // 2 - size_x // 2
     centre = kspace[:, :, y : y + size_y, x : x + size_x]
     slices = [
-        espirit_maps(centre[:, z], (ny, nx), kernel=kernel, threshold=threshold, crop=crop, map_size=map_size)
+        espirit_maps(
+            centre[:, z],
+            (ny, nx),
+            kernel=kernel,
+            threshold=threshold,
+            crop=crop,
+            map_size=map_size,
+            iterations=iterations,
+        )
         for z in range(images.shape[1])
     ]
     return np.stack(slices, axis=1)
@@ -61,9 +69,10 @@ class CombineCoils:
         threshold: float,
         crop: float,
         map_size: int,
+        iterations: int,
     ) -> None:
         self._method, self._calibration_frame = method, calibration_frame
-        self._espirit = (calibration_size, kernel, threshold, crop, map_size)
+        self._espirit = (calibration_size, kernel, threshold, crop, map_size, iterations)
         self._maps: dict[int, Complex] = {}
         self._waiting: list[CoilImages] = []
 
@@ -83,7 +92,9 @@ class CombineCoils:
         left: list[Any] = []
         while self._waiting:
             first = self._waiting[0]
-            text = f"slice {first.slice}: calibration frame {self._calibration_frame} never came; maps from {first.frame}"
+            text = (
+                f"slice {first.slice}: calibration frame {self._calibration_frame} never came; maps from {first.frame}"
+            )
             self._maps[first.slice] = volume_maps(first.data, *self._espirit)
             left += [Notice("warning", text), *self._combine_waiting(first.slice)]
         return left

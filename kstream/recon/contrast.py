@@ -8,7 +8,6 @@ import numpy as np
 
 from ..types import Complex, Difference, KSpace, Notice
 
-
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 

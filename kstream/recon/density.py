@@ -20,7 +20,7 @@ def polar_weights(trajectory: Float, angle_step_rad: float) -> Float:
 
     A sample at ``k(n)`` on a readout that repeats every `angle_step_rad` owns the Jacobian of ``(n, angle) -> k``,
     ``|k . dk/dn| * angle_step_rad``. For a spoke this is the ramp ``|k| dk`` times the step; for a spiral it is the
-    form of Hoge et al., MRM 1997, eq. 8. Where the readout crosses the centre the cell is a disc, not a ring: its area is
+    form of Hoge et al., MRM 1997. Where the readout crosses the centre the cell is a disc, not a ring: its area is
     ``pi dk^2 / 4`` for all readouts together, which bounds the weight from below.
 
     Parameters

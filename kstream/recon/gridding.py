@@ -1,8 +1,8 @@
 """Incremental gridding: each readout is added to a Cartesian grid when it arrives.
 
-The adjoint of non-uniform sampling, ``x(r) = N^-1/2 sum_j w_j y_j exp(2 pi i k_j . r / n)``, is computed by Kaiser-Bessel
-gridding (Jackson et al., IEEE TMI 1991; kernel shape by Beatty et al., IEEE TMI 2005, eq. 5). Because it is a sum over
-samples, adding readouts one by one in any order gives the same grid.
+The adjoint of non-uniform sampling, ``x(r) = N^-1/2 sum_j w_j y_j exp(2 pi i k_j . r / n)``, is computed by
+Kaiser-Bessel gridding (Jackson et al., IEEE TMI 1991; kernel shape by Beatty et al., IEEE TMI 2005, eq. 5). Because it
+is a sum over samples, adding readouts one by one in any order gives the same grid.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ Progress = Callable[[int], None]
 class ReplayResult:
     """What a replay sent and received.
 
-    ``summary`` is the server's own account of the session (empty if the server is not ours). ``last_readout_to_label_ms``
-    is measured here: from the last acquisition sent to the last label image received; None if no label came.
+    ``summary`` is the server's own account of the session (empty if the server is not ours); times named ``_ns`` are
+    this side's monotonic clock.
     """
 
     sent: int = 0
@@ -184,7 +184,14 @@ class _Receiver(threading.Thread):
         try:
             with contextlib.ExitStack() as stack:
                 writer = stack.enter_context(ImageWriter(self._output)) if self._output else None
-                self._receive(writer)
+                self._receive_or_break(writer)
+        except KstreamError as error:
+            self.broken = error
+
+    def _receive_or_break(self, writer: ImageWriter | None) -> None:
+        """Note a broken stream inside the writer's block, so that the images that came before it are kept."""
+        try:
+            self._receive(writer)
         except KstreamError as error:
             self.broken = error
         except OSError as error:

@@ -1,8 +1,8 @@
 """The MRD server: one measurement after another, many at a time, over TCP.
 
-A session reads messages in its own thread, stamps every acquisition with the time at which its last byte came, and hands
-it to a pipeline that runs in a worker thread behind a bounded queue. Images go back while acquisitions still come. Every
-session ends with exactly one CLOSE, and every error is told to the client as TEXT and to the log.
+A session reads messages in its own thread, stamps every acquisition with the time at which its last byte came, and
+hands it to a pipeline that runs in a worker thread behind a bounded queue. Images go back while acquisitions still
+come. Every session ends with exactly one CLOSE, and every error is told to the client as TEXT and to the log.
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ class ServerSession:
                 latency_ms = (time.monotonic_ns() - item.received_ns) / 1e6
                 counters.latencies_ms.setdefault(item.kind, []).append(latency_ms)
                 self._mark(f"{item.kind} of frame {item.frame}")
-                self._tell(Notice("info", f"frame {item.frame}: {item.kind} sent {latency_ms:.0f} ms after its last readout"))
+                self._tell(
+                    Notice("info", f"frame {item.frame}: {item.kind} sent {latency_ms:.0f} ms after its last readout")
+                )
             case Notice():
                 self._tell(item)
             case FrameEnd():

@@ -160,7 +160,7 @@ class BreastPhantom:
         taken: list[tuple[NDArray[np.float64], float]] = []
         self.lesions: list[Lesion] = []
         for _ in range(n_lesions):
-            diameter = 8.0 + 22.0 * float(rng.beta(1.5, 1.9))
+            diameter = 10.0 + 22.0 * float(rng.beta(1.5, 1.7))
             lesion = random_malignant(rng, (0.0, 0.0, 0.0), diameter)
             self.lesions.append(self._placed(rng, lesion, taken))
         self.benign: list[Lesion] = []

@@ -12,7 +12,7 @@ N_BINS = 33 * BINS_PER_OCTAVE
 
 @dataclass
 class Durations:
-    """Durations in bins of equal ratio (four per octave, from 1 us to over two hours), with exact count, sum and maximum."""
+    """Durations in bins of equal ratio (four per octave, from 1 us to two hours), with exact count, sum and maximum."""
 
     counts: list[int] = field(default_factory=lambda: [0] * N_BINS)
     n: int = 0

@@ -40,7 +40,7 @@ def full_run() -> RunInfo:
             TimelineEvent(name="network", start_s=41.5, end_s=42.0, detail="frame 2"),
         ),
         scores=(Score(name="lesion <1>", dice=0.812, volume_ml=2.61, truth_ml=2.43),),
-        mean_dice=0.735,
+        dice=0.735,
         false_positive_ml=0.04,
         settings=(Setting(key="gridding.width", value="5", origin="default"),),
         versions={"numpy": "2.4.1"},

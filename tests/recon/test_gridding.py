@@ -10,7 +10,9 @@ from tests.scans import exact_adjoint
 def spokes(n_spokes: int, nx: int, ny: int) -> list[np.ndarray]:
     radius = np.arange(2 * nx) / 2 - nx / 2
     angles = np.arange(n_spokes) * 1.9416
-    return [np.stack([radius * np.cos(a), radius * np.sin(a) * ny / nx, 0 * radius], 1).astype(np.float32) for a in angles]
+    return [
+        np.stack([radius * np.cos(a), radius * np.sin(a) * ny / nx, 0 * radius], 1).astype(np.float32) for a in angles
+    ]
 
 
 @pytest.mark.parametrize(("oversampling", "width", "error"), [(1.5, 5, 1e-3), (2.0, 5, 2e-4), (1.25, 6, 1e-3)])
@@ -21,7 +23,9 @@ def test_sum_of_gridded_spokes_is_the_exact_adjoint(oversampling: float, width: 
     grid = FrameGrid(gridder, 1, n_coils)
     exact = np.zeros((n_coils, ny, nx), complex)
     for trajectory in spokes(11, nx, ny):
-        data = (rng.standard_normal((n_coils, 2 * nx)) + 1j * rng.standard_normal((n_coils, 2 * nx))).astype(np.complex64)
+        data = (rng.standard_normal((n_coils, 2 * nx)) + 1j * rng.standard_normal((n_coils, 2 * nx))).astype(
+            np.complex64
+        )
         weights = polar_weights(trajectory, np.pi / 11)
         grid.add(data, trajectory, weights, 0)
         exact += exact_adjoint(data, trajectory, weights, (ny, nx))
@@ -37,7 +41,9 @@ def test_gridding_is_the_adjoint_of_sampling() -> None:
     x = rng.standard_normal((ny, nx)) + 1j * rng.standard_normal((ny, nx))
     y = (rng.standard_normal((1, 2 * nx)) + 1j * rng.standard_normal((1, 2 * nx))).astype(np.complex64)
     rows, columns = np.mgrid[:ny, :nx]
-    phase = trajectory[:, 0, None, None] * (columns - nx // 2) / nx + trajectory[:, 1, None, None] * (rows - ny // 2) / ny
+    phase = (
+        trajectory[:, 0, None, None] * (columns - nx // 2) / nx + trajectory[:, 1, None, None] * (rows - ny // 2) / ny
+    )
     forward = np.einsum("yx,syx->s", x, np.exp(-2j * np.pi * phase)) / np.sqrt(nx * ny)
     grid = FrameGrid(PlaneGridder((ny, nx), 2.0, 6), 1, 1)
     grid.add(y, trajectory, np.ones(2 * nx, np.float32), 0)
