@@ -97,7 +97,9 @@ def test_no_other_fast_fourier_transform_than_the_one_pair() -> None:
 def test_commands_import_nothing_heavy_at_the_top(name: str) -> None:
     heavy = {"numpy", "scipy", "torch", "h5py", "matplotlib", "pydantic", "kstream.config", "kstream.mrd"}
     light = name in ("kstream.cli.results", "kstream.cli.progress")  # imported inside commands only
-    assert light or not heavy & {i if i.startswith("kstream") else i.split(".")[0] for i in imports(name, MODULES[name], True)}
+    assert light or not heavy & {
+        i if i.startswith("kstream") else i.split(".")[0] for i in imports(name, MODULES[name], True)
+    }
 
 
 def test_help_answers_without_torch_and_numpy() -> None:

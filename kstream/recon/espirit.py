@@ -132,7 +132,7 @@ def _interpolate(
     """Linear interpolation of phase-aligned eigenvectors ``(y, x, coils)`` and eigenvalues onto the full grid."""
     y, x = (_linear(n, c) for n, c in zip(shape, values.shape, strict=True))
     maps = np.einsum("Yy,yxc,Xx->cYX", y, vectors, x, optimize=True)
-    return maps, y @ values @ x.T
+    return np.asarray(maps, np.complex64), np.asarray(y @ values @ x.T, np.float32)
 
 
 def _linear(n: int, n_coarse: int) -> NDArray[np.float32]:

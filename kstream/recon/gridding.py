@@ -39,7 +39,7 @@ class Kernel:
     def transform(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fourier transform of the kernel at a frequency in cycles per cell (the apodisation to divide by)."""
         argument = np.sqrt((self.beta**2 - (np.pi * self.width * frequency) ** 2).astype(np.complex128))
-        return np.real(np.sinh(argument) / argument) * self.width / np.i0(self.beta)
+        return np.asarray(np.real(np.sinh(argument) / argument) * self.width / np.i0(self.beta), np.float64)
 
 
 class PlaneGridder:

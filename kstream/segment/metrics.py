@@ -49,7 +49,7 @@ def lesion_scores(predicted: Labels, truth: Labels) -> list[LesionScore]:
         touching = np.isin(found, np.setdiff1d(np.unique(found[lesion]), [0]))
         touching &= (lesions == 0) | lesion  # what covers a neighbouring lesion belongs to that one
         overlap = np.count_nonzero(touching & lesion)
-        n_truth, n_predicted = np.count_nonzero(lesion), np.count_nonzero(touching)
+        n_truth, n_predicted = int(np.count_nonzero(lesion)), int(np.count_nonzero(touching))
         scores.append(LesionScore(n_truth, n_predicted, 2 * overlap / (n_truth + n_predicted)))
     return sorted(scores, key=lambda score: -score.n_truth)
 

@@ -86,9 +86,7 @@ def test_serve_replay_and_sigterm(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = server.stdout.readline().split()[-1]
-        good = kstream(
-            "replay", str(tmp_path / "scan.h5"), "--port", port, "--preset", "breast-dce-recon", "--quiet"
-        )
+        good = kstream("replay", str(tmp_path / "scan.h5"), "--port", port, "--preset", "breast-dce-recon", "--quiet")
         bad = kstream("replay", str(tmp_path / "scan.h5"), "--port", port, "--preset", "nonsense", "--quiet")
         os.kill(server.pid, signal.SIGTERM)
         _, log = server.communicate(timeout=20)

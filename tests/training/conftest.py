@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kstream.training.data import Exam
-from kstream.training.experiment import Experiment
 
 from kstream.recon.fourier import to_kspace
+from kstream.training.data import Exam
+from kstream.training.experiment import Experiment
 
 SHAPE = (9, 14, 18)
 

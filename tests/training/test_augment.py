@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kstream.training.augment import add_noise, augment, flip_kspace, random_lines, shift_kspace
-from kstream.training.experiment import AugmentConfig
 
 from kstream.recon.fourier import to_image, to_kspace
+from kstream.training.augment import add_noise, augment, flip_kspace, random_lines, shift_kspace
+from kstream.training.experiment import AugmentConfig
 
 
 def random_image(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:

@@ -5,10 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from kstream.training.data import Exam, build_cache, exam_path, load_cohort, load_exam, recipe_of, save_exam
-from kstream.training.experiment import Experiment
 
 from kstream.errors import ConfigError, RecordingError, ScanError
+from kstream.training.data import Exam, build_cache, exam_path, load_cohort, load_exam, recipe_of, save_exam
+from kstream.training.experiment import Experiment
 
 
 def test_an_exam_comes_back_as_it_was_saved(tmp_path: Path, exams: list[Exam]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from kstream.training.data import Exam
 from kstream.training.evaluate import score_exam, summarise, to_csv, to_markdown
 

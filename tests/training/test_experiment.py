@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kstream.training.experiment import load_experiment, parse_seeds
 
 from kstream.errors import ConfigError
 from kstream.models.registry import build
+from kstream.training.experiment import load_experiment, parse_seeds
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training" / "experiments").glob("*.toml"))
 

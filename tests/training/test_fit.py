@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from kstream.engines.torch_engine import TorchEngine
+from kstream.errors import ConfigError, ModelError
+from kstream.models.bundle import Bundle
 from kstream.training import fit as fit_module
 from kstream.training.data import Exam
 from kstream.training.evaluate import evaluate
 from kstream.training.experiment import Experiment, ScheduleConfig
 from kstream.training.export import export
 from kstream.training.fit import PatchSampler, fit, learning_rate, load_best
-from safetensors.torch import load_file
-
-from kstream.engines.torch_engine import TorchEngine
-from kstream.errors import ConfigError, ModelError
-from kstream.models.bundle import Bundle
 
 MakeExperiment = Callable[..., Experiment]
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from kstream.training.experiment import LossConfig
-from kstream.training.losses import dice_loss, focal_loss, segmentation_loss
 from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
+
+from kstream.training.experiment import LossConfig
+from kstream.training.losses import dice_loss, focal_loss, segmentation_loss
 
 GENERATOR = torch.Generator().manual_seed(3)
 LOGITS = torch.randn((3, 2, 4, 5, 7), generator=GENERATOR)
