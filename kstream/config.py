@@ -67,6 +67,7 @@ class GriddingConfig(Section):
     density: Literal["polar", "uniform"] = Field("polar", description="density compensation")
     oversampling: float = Field(1.5, gt=1.0, le=3.0, description="grid size over image size")
     width: int = Field(5, ge=2, le=12, description="kernel width in grid cells")
+    memory_gib: float = Field(8.0, gt=0, description="most memory for frames that are open at the same time")
 
 
 class CoilsConfig(Section):
@@ -176,6 +177,7 @@ def resolve(
         layers.append((f"file {file.name}", _read_toml(file)))
     layers.append(("--set", _from_settings(settings)))
     if parameters:
+        _check_client_model(str(parameters.get("segment.model", "")))
         layers.append(("client", _from_settings(f"{key}={value}" for key, value in parameters.items())))
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
@@ -196,6 +198,12 @@ def resolve(
             where=origins.get(key, "configuration"),
             hint=f"kstream config {preset}",
         ) from None
+
+
+def _check_client_model(name: str) -> None:
+    """A client may choose a shipped model by name, never a folder of this machine."""
+    if any(character in name for character in "/\\.~"):
+        raise ConfigError("a client may name a model, not a path", where="segment.model", hint="kstream models list")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

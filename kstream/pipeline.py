@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .config import Config
+from .errors import ScanError
 from .mrd.stages import MakeImages
 from .readouts.framing import FramePlan, FrameReadouts
 from .readouts.routing import RouteReadouts
@@ -46,6 +47,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
     """
     counters = Counters()
     plan = FramePlan.of(scan, config.frames.by, config.frames.n_frames, config.frames.readouts_per_frame)
+    _check_frames(plan, config)
     trajectory, coils, gridding, images = config.trajectory, config.coils, config.gridding, config.images
     stages: list[Stage] = [
         RouteReadouts(scan, config.readouts.samples, counters),
@@ -54,13 +56,20 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
             scan,
             trajectory.source,
             trajectory.units,
-            plan.spokes_per_frame,
+            plan.n_spokes,
             trajectory.angle_index,
             trajectory.delay_samples,
         ),
         FrameReadouts(scan, plan, counters),
         GridReadouts(
-            scan, plan.spokes_per_frame, plan.n_partitions, gridding.density, gridding.oversampling, gridding.width
+            scan,
+            plan.readouts_per_plane,
+            plan.n_partitions,
+            plan.n_averages,
+            gridding.density,
+            gridding.oversampling,
+            gridding.width,
+            gridding.memory_gib,
         ),
         CombineCoils(
             coils.method,
@@ -79,3 +88,19 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
         stages.append(segment)
     stages += [ToImageSpace(), MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type)]
     return Measurement(Pipeline(*stages, source=[Acquisition]), counters, plan)
+
+
+def _check_frames(plan: FramePlan, config: Config) -> None:
+    """Refuse a configuration that asks for frames which this scan does not have: its result would stay empty."""
+    pre = config.contrast.pre_frame
+    wanted = [("coils.calibration_frame", config.coils.calibration_frame)]
+    wanted += [("contrast.pre_frame", pre), ("a post-contrast frame", pre + 1)] * config.contrast.subtract
+    wanted += [("segment.frames", frame) for frame in config.segment.frames if config.segment.model]
+    for setting, frame in wanted:
+        if frame >= plan.n_frames:
+            raise ScanError(
+                f"{setting} is frame {frame}, but the scan has {plan.n_frames} (numbered from 0, by {plan.by})",
+                where="header and configuration",
+                likely="the preset is of another kind of scan, or the header does not say how many frames there are",
+                hint="--set frames.n_frames=N, or another preset (`kstream config`)",
+            )

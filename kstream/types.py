@@ -20,6 +20,10 @@ Complex = NDArray[np.complex64]
 Float = NDArray[np.float32]
 
 
+GOLDEN_ANGLE_RAD = np.pi * (np.sqrt(5) - 1) / 2
+"""111.246 degrees: pi over the golden ratio (Winkelmann et al., IEEE TMI 2007)."""
+
+
 class AcquisitionFlag(IntFlag):
     """Flags of an MRD acquisition; MRD numbers them from 1, so flag n is bit n - 1."""
 

@@ -40,5 +40,8 @@ def main() -> None:
     except KstreamError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(KstreamError(f"{error.strerror or error}", where=str(error.filename or "")), file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,7 +16,7 @@ import typer
 
 def command(
     output: Annotated[Path, typer.Option(help="folder for everything that the demo makes")] = Path("demo-run"),
-    seed: Annotated[int, typer.Option(help="which simulated patient")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="which simulated patient")] = 7,
     preset: Annotated[str, typer.Option(help="preset that the scanner asks for")] = "breast-dce",
     matrix: Annotated[int, typer.Option(min=16, help="voxels along x and y")] = 128,
     spokes: Annotated[int, typer.Option(min=8, help="spokes per frame")] = 55,

@@ -71,8 +71,9 @@ def _socket() -> str:
     from ..serve.server import MrdServer
 
     server = MrdServer(port=0)
+    port = server.port
     server.stop()
-    return f"listened on port {server.port}"
+    return f"listened on port {port}"
 
 
 def _reconstruction() -> str:

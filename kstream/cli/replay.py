@@ -12,10 +12,10 @@ def command(
     recording: Annotated[Path, typer.Argument(help="ISMRMRD HDF5 recording")],
     preset: Annotated[str, typer.Option(help="preset that the server shall use")] = "breast-dce",
     host: Annotated[str, typer.Option(help="server address")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="server port")] = 9002,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="server port")] = 9002,
     output: Annotated[Path | None, typer.Option(help="returned images; default RECORDING.images.h5")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="section.key=value sent to the server")] = None,
-    speed: Annotated[float, typer.Option(help="0: as fast as the server takes; 1: the recorded timing")] = 0.0,
+    speed: Annotated[float, typer.Option(min=0, help="0: as fast as the server takes; 1: the recorded timing")] = 0.0,
     group: Annotated[str | None, typer.Option(help="HDF5 group, if the file has several")] = None,
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def command(
     host: Annotated[str, typer.Option(help="address to listen on; loopback unless told otherwise")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port; 0 takes a free one and prints it")] = 9002,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 takes a free one and prints it")] = 9002,
     setting: Annotated[list[str] | None, typer.Option("--set", help="section.key=value for every scan")] = None,
     warm_up: Annotated[str, typer.Option(help="preset whose model is loaded at start; empty: none")] = "breast-dce",
     device: Annotated[str, typer.Option(help="where networks run: cpu or cuda")] = "cpu",

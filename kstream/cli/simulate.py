@@ -36,7 +36,7 @@ class Lesions(StrEnum):
 
 def command(
     output: Annotated[Path, typer.Argument(help="recording to write; the truth goes beside it")] = Path("scan.h5"),
-    seed: Annotated[int, typer.Option(help="decides anatomy, lesions, coils and noise")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="decides anatomy, lesions, coils and noise")] = 1,
     matrix: Annotated[int, typer.Option(min=4, help="voxels along x and y")] = 128,
     slices: Annotated[int, typer.Option(min=1, help="encoded partitions and reconstructed slices")] = 32,
     partitions: Annotated[

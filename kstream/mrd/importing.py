@@ -16,14 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, RecordingError
-from ..types import Acquisition, AcquisitionFlag, EncodingLimit, Scan, Vector
+from ..types import GOLDEN_ANGLE_RAD, Acquisition, AcquisitionFlag, EncodingLimit, Scan, Vector
 from .header import build_header
 from .messages import ACQUISITION_HEADER
 from .recording import Recording
 
 Angles = Literal["", "full-circle", "half-circle", "golden"]
+COUNTED = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", "repetition")
+NOT_IMAGING = (
+    AcquisitionFlag.IS_NOISE_MEASUREMENT
+    | AcquisitionFlag.IS_NAVIGATION_DATA
+    | AcquisitionFlag.IS_PHASECORR_DATA
+    | AcquisitionFlag.IS_DUMMYSCAN_DATA
+    | AcquisitionFlag.IS_SURFACECOILCORRECTIONSCAN_DATA
+)
 AXES = ("slices", "lines", "coils", "samples")
-GOLDEN_ANGLE_RAD = np.pi * (np.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,13 @@ class ArraySource:
     oversampling: int = 1
     field_of_view_mm: float = 300.0
 
+    def __post_init__(self) -> None:
+        if self.oversampling < 1 or not 0 < self.field_of_view_mm < 10_000:
+            raise ConfigError(
+                f"oversampling {self.oversampling} and field of view {self.field_of_view_mm} mm are not possible",
+                hint="--oversampling 1 or more, --fov-mm above 0",
+            )
+
 
 def import_arrays(path: Path, source: ArraySource) -> tuple[Scan, list[Acquisition]]:
     """Header and acquisitions of an array file; lines that hold only zeros were not acquired and are left out.
@@ -60,6 +74,8 @@ def import_arrays(path: Path, source: ArraySource) -> tuple[Scan, list[Acquisiti
     n_slices, n_lines, n_coils, n_samples = data.shape
     trajectory = _trajectory(path, source, n_lines, n_samples)
     n = n_samples // source.oversampling
+    if n < 1:
+        raise ConfigError(f"oversampling {source.oversampling} leaves nothing of {n_samples} samples", where=str(path))
     n_y = n if trajectory is not None else n_lines
     fov = source.field_of_view_mm
     fov_y = fov * n_y / n if trajectory is None else fov
@@ -97,7 +113,7 @@ def mend_recording(
 ) -> tuple[Scan, list[Acquisition]]:
     """A recording with limits counted from its acquisitions, a declared trajectory unit and a field of view in mm.
 
-    Dummy and calibration readouts whose length differs from the rest are left out.
+    Readouts that are not for imaging, or whose length differs from the rest, are left out.
 
     Parameters
     ----------
@@ -107,15 +123,13 @@ def mend_recording(
     """
     with Recording(path, group) as source:
         scan, acquisitions = source.scan, list(source.acquisitions())
-    lengths = [a.data.shape[1] for a in acquisitions]
+    imaging = [a for a in acquisitions if not a.has(NOT_IMAGING)]
+    if not imaging:
+        raise RecordingError(f"{path.name} has no acquisitions for imaging", where=str(path))
+    lengths = [a.data.shape[1] for a in imaging]
     usual = max(set(lengths), key=lengths.count)
-    kept = [a for a in acquisitions if a.data.shape[1] == usual]
-    limits = {
-        name: _counted(kept, name) for name in ("kspace_encode_step_1", "kspace_encode_step_2", "slice", "repetition")
-    }
-    centre = scan.limit("kspace_encode_step_1").center
-    if scan.trajectory == "cartesian":
-        limits["kspace_encode_step_1"] = replace(limits["kspace_encode_step_1"], center=centre)
+    kept = [a for a in imaging if a.data.shape[1] == usual]
+    limits = {name: _counted(kept, name, scan.limits.get(name)) for name in (*scan.limits, *COUNTED)}
     units = {"trajectory_units": trajectory_units} if trajectory_units else {}
     mended = replace(
         scan,
@@ -135,10 +149,12 @@ def _scaled(fov_mm: Vector, scale: float) -> Vector:
     return fov_mm[0] * scale, fov_mm[1] * scale, fov_mm[2]
 
 
-def _counted(acquisitions: Sequence[Acquisition], counter: str) -> EncodingLimit:
+def _counted(acquisitions: Sequence[Acquisition], counter: str, declared: EncodingLimit | None) -> EncodingLimit:
+    """Range that the acquisitions really use; a centre that the header declares is kept if it lies in it."""
     values = [a.counter(counter) for a in acquisitions]
     low, high = min(values), max(values)
-    return EncodingLimit(low, high, (low + high + 1) // 2)
+    is_declared = declared is not None and low <= declared.center <= high
+    return EncodingLimit(low, high, declared.center if declared and is_declared else (low + high + 1) // 2)
 
 
 def _load(path: Path, key: str) -> NDArray[Any]:
@@ -165,6 +181,8 @@ def _ordered(array: NDArray[Any], axes: tuple[str, ...], path: Path) -> NDArray[
             where=str(path),
             hint=f"name each stored axis once, out of {', '.join(AXES)}",
         )
+    if array.dtype.kind not in "fciu":
+        raise RecordingError(f"{path.name} holds {array.dtype}, expected numbers", where=str(path))
     full = array.reshape(*array.shape, *(1 for _ in range(len(AXES) - len(axes))))
     names = [*axes, *(name for name in AXES if name not in axes)]
     return np.ascontiguousarray(full.transpose([names.index(name) for name in AXES]), np.complex64)
@@ -184,7 +202,7 @@ def _trajectory(path: Path, source: ArraySource, n_lines: int, n_samples: int) -
         return None
     step = {"full-circle": 2 * np.pi / n_lines, "half-circle": np.pi / n_lines, "golden": GOLDEN_ANGLE_RAD}
     angle = np.arange(n_lines) * step[source.angles]
-    radius = (np.arange(n_samples) - n_samples / 2) / n_samples
+    radius = (np.arange(n_samples) - n_samples // 2) / n_samples
     return np.stack([np.outer(radius, np.cos(angle)), np.outer(radius, np.sin(angle))], axis=-1).astype(np.float32)
 
 

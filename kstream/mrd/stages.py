@@ -16,7 +16,8 @@ HEADROOM = 4.0
 class MakeImages:
     """Frame images to magnitude images, label maps to label images, each followed by `Delivered`.
 
-    Series that would change shape or pixel type are split, because clients die of that.
+    uint16 pixels of all frames share the scale of the first frame that is full. Series that would
+    change shape or pixel type are split, because clients die of that.
     """
 
     takes = (FrameImage, LabelMap)

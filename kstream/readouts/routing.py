@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -67,9 +67,7 @@ class RouteReadouts:
         self._check(acquisition)
         if not np.isfinite(acquisition.data).all():
             return self._leave_non_finite(acquisition)
-        if acquisition.has(AcquisitionFlag.IS_REVERSE):
-            acquisition.data = np.ascontiguousarray(acquisition.data[:, ::-1])
-        return [acquisition]
+        return [_trimmed(_forward(acquisition))]
 
     def finish(self) -> list[Any]:
         return []
@@ -107,3 +105,31 @@ class RouteReadouts:
         if self._counters.leave("not finite") > 1:
             return []
         return [Notice("warning", f"samples that are NaN or Inf: readout left aside ({acquisition.place})")]
+
+
+def _forward(acquisition: Acquisition) -> Acquisition:
+    """A reversed readout turned round, with its trajectory if it carries one (that goes sample by sample)."""
+    if not acquisition.has(AcquisitionFlag.IS_REVERSE):
+        return acquisition
+    return replace(acquisition, data=acquisition.data[:, ::-1], trajectory=acquisition.trajectory[::-1])
+
+
+def _trimmed(acquisition: Acquisition) -> Acquisition:
+    """Without the samples that the header wants discarded, counted in the order of acquisition."""
+    header = acquisition.header
+    before, after = int(header["discard_pre"]), int(header["discard_post"])
+    if acquisition.has(AcquisitionFlag.IS_REVERSE):
+        before, after = after, before
+    n_samples = acquisition.data.shape[1]
+    if not before and not after:
+        return acquisition
+    if before + after >= n_samples:
+        raise ShapeError(
+            f"all {n_samples} samples are to be discarded ({before} before, {after} after)", where=acquisition.place
+        )
+    keep = slice(before, n_samples - after)
+    trimmed = header.copy()
+    trimmed["center_sample"] = max(int(header["center_sample"]) - int(header["discard_pre"]), 0)
+    trimmed["number_of_samples"] = n_samples - before - after
+    trajectory = acquisition.trajectory[keep] if acquisition.trajectory.size else acquisition.trajectory
+    return replace(acquisition, header=trimmed, data=acquisition.data[:, keep], trajectory=trajectory)

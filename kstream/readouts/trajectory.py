@@ -8,10 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import ConfigError, ScanError
-from ..types import Acquisition, AcquisitionFlag, Float, Notice, Scan
-
-GOLDEN_ANGLE_RAD = np.pi * (np.sqrt(5) - 1) / 2
-"""111.246 degrees: pi over the golden ratio (Winkelmann et al., IEEE TMI 2007)."""
+from ..types import GOLDEN_ANGLE_RAD, Acquisition, AcquisitionFlag, Float, Notice, Scan
 
 Source = Literal["auto", "acquisition", "user_float", "golden-angle", "uniform-half", "uniform-full", "cartesian"]
 Units = Literal["header", "cycles_per_fov", "cycles_per_sample", "cycles_per_metre"]
@@ -35,6 +32,7 @@ class ResolveTrajectory:
 
     Parameters
     ----------
+    n_spokes : of one frame; spreads ``uniform-half`` and ``uniform-full`` angles over half a turn or a whole one.
     delay_samples : shift of the true centre of k-space along the readout, in samples (gradient delay).
     """
 
@@ -42,21 +40,22 @@ class ResolveTrajectory:
     gives = (PlacedAcquisition, Notice)
 
     def __init__(
-        self, scan: Scan, source: Source, units: Units, spokes_per_frame: int, angle_index: int, delay_samples: float
+        self, scan: Scan, source: Source, units: Units, n_spokes: int, angle_index: int, delay_samples: float
     ) -> None:
         self._scan, self._source, self._units = scan, source, units
-        self._spokes_per_frame = spokes_per_frame
+        self._n_spokes = n_spokes
         self._angle_index, self._delay_samples = angle_index, delay_samples
+        scale = np.array(scan.recon_fov_mm) / np.array(scan.encoded_fov_mm)
+        self._limit = np.array(scan.encoded_matrix) / 2 * scale * 1.01 + 1
         self._told = False
 
     def push(self, acquisition: Acquisition) -> list[Any]:
         source = self._choose(acquisition) if self._source == "auto" else self._source
         trajectory = self._trajectory(acquisition, source)
-        radius = np.abs(trajectory).max(initial=0)
-        limit = max(self._scan.encoded_matrix) / 2 * 1.01 + 1
-        if not np.isfinite(radius) or radius > limit:
+        reach = np.abs(trajectory).max(axis=0, initial=0)
+        if not (reach <= self._limit).all():  # written so that NaN is refused
             raise ScanError(
-                f"trajectory reaches {radius:.4g} cycles per field of view, beyond {limit:.4g}",
+                f"trajectory reaches {_triple(reach)} cycles per field of view, beyond {_triple(self._limit)}",
                 where=acquisition.place,
                 likely="the trajectory is in other units than declared",
                 hint="--set trajectory.units=cycles_per_sample|cycles_per_metre|cycles_per_fov",
@@ -100,23 +99,30 @@ class ResolveTrajectory:
         else:
             angle = self._angle_from_counters(acquisition, source)
         radius = self._readout_positions(acquisition)
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle), 0 * radius], axis=1).astype(np.float32)
+        aspect = self._scan.recon_fov_mm[1] / self._scan.recon_fov_mm[0]
+        return np.stack([radius * np.cos(angle), aspect * radius * np.sin(angle), 0 * radius], axis=1).astype(
+            np.float32
+        )
 
     def _readout_positions(self, acquisition: Acquisition) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Positions along the readout in cycles per field of view; the sample step follows from the encoded field."""
+        """Positions along the readout in cycles per field of view along x; the step follows from the encoded field."""
         n_samples = acquisition.data.shape[1]
-        centre = int(acquisition.header["center_sample"]) or n_samples // 2
+        centre = int(acquisition.header["center_sample"]) or n_samples // 2  # many senders leave it at 0
+        delay = self._delay_samples
         if acquisition.has(AcquisitionFlag.IS_REVERSE):
-            centre = n_samples - 1 - centre
+            centre, delay = n_samples - 1 - centre, -delay
         step = self._scan.recon_fov_mm[0] / self._scan.encoded_fov_mm[0]
-        return (np.arange(n_samples) - centre - self._delay_samples) * step
+        return (np.arange(n_samples) - centre - delay) * step
 
     def _angle_from_counters(self, acquisition: Acquisition, source: Source) -> float:
-        spoke = acquisition.counter("kspace_encode_step_1")
+        limit = self._scan.limit("kspace_encode_step_1")
+        spoke = acquisition.counter("kspace_encode_step_1") - limit.minimum
         if source == "golden-angle":
-            return float((acquisition.counter("repetition") * self._spokes_per_frame + spoke) * GOLDEN_ANGLE_RAD)
+            degrees = float(self._scan.user_parameters.get("golden_angle_deg", np.rad2deg(GOLDEN_ANGLE_RAD)))
+            repetition = acquisition.counter("repetition") - self._scan.limit("repetition").minimum
+            return float(np.deg2rad(degrees) * (repetition * limit.size + spoke))
         turn = np.pi if source == "uniform-half" else 2 * np.pi
-        return float(turn * spoke / self._spokes_per_frame)
+        return float(turn * (spoke % self._n_spokes) / self._n_spokes)
 
     def _cartesian(self, acquisition: Acquisition) -> Float:
         kx = self._readout_positions(acquisition)
@@ -150,5 +156,10 @@ class ResolveTrajectory:
         trajectory[:, : carried.shape[1]] = carried * scales[unit][: carried.shape[1]]
         if self._delay_samples:
             step = np.asarray(np.gradient(trajectory, axis=0), np.float32)
-            trajectory -= np.float32(self._delay_samples) * step
+            sign = -1 if acquisition.has(AcquisitionFlag.IS_REVERSE) else 1
+            trajectory -= np.float32(sign * self._delay_samples) * step
         return trajectory
+
+
+def _triple(values: np.ndarray[Any, np.dtype[Any]]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ def noise_covariance(noise: list[Complex]) -> NoiseCovariance:
 def whitening_matrix(covariance: NoiseCovariance) -> Complex:
     """Matrix ``W`` with ``W C W^H = 1``: the inverse of the Cholesky factor of the covariance, complex64.
 
-    A coil without noise (disconnected) would make the factor singular; it is given the smallest positive variance.
+    A coil without noise (disconnected) would make the factor singular; it is given the largest variance, so that it
+    cannot dominate what the others measured.
     """
-    matrix = covariance.matrix
-    variance = np.real(np.diag(matrix))
-    floor = variance[variance > 0].min(initial=1.0) * 1e-6
-    factor = np.linalg.cholesky(matrix + floor * np.eye(len(matrix)))
+    variance = np.real(np.diag(covariance.matrix))
+    largest = float(variance.max(initial=0)) or 1.0
+    dead = variance <= 1e-12 * largest
+    factor = np.linalg.cholesky(covariance.matrix + np.diag(np.where(dead, largest, 1e-9 * largest)))
     return np.linalg.inv(factor).astype(np.complex64)
 
 
@@ -60,7 +62,7 @@ class Prewhiten:
                     where=item.place,
                     hint="--set noise.prewhiten=false",
                 )
-            item.data = self._matrix @ item.data
+            item = replace(item, data=self._matrix @ item.data)
         return [*begun, item]
 
     def finish(self) -> list[Any]:
@@ -71,6 +73,10 @@ class Prewhiten:
             if self._counters.leave("noise after imaging") == 1:
                 return [Notice("warning", f"noise readout after image readouts is not used ({noise.place})")]
             return []
+        if self._noise and noise.data.shape[0] != self._noise[0].shape[0]:
+            raise ShapeError(
+                f"noise readouts of {self._noise[0].shape[0]} and of {noise.data.shape[0]} coils", where=noise.place
+            )
         if np.isfinite(noise.data).all():
             self._noise.append(noise.data)
         return []

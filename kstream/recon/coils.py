@@ -91,7 +91,7 @@ class CombineCoils:
     def finish(self) -> list[Any]:
         left: list[Any] = []
         while self._waiting:
-            first = self._waiting[0]
+            first = min(self._waiting, key=lambda images: images.frame)
             text = (
                 f"slice {first.slice}: calibration frame {self._calibration_frame} never came; maps from {first.frame}"
             )

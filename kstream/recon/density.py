@@ -15,7 +15,7 @@ from ..types import Float
 Method = Literal["polar", "uniform"]
 
 
-def polar_weights(trajectory: Float, angle_step_rad: float) -> Float:
+def polar_weights(trajectory: Float, angle_step_rad: float, aspect: float = 1.0) -> Float:
     """Weights of one readout of a set that repeats under rotation: spokes or spiral interleaves.
 
     A sample at ``k(n)`` on a readout that repeats every `angle_step_rad` owns the Jacobian of ``(n, angle) -> k``,
@@ -28,26 +28,20 @@ def polar_weights(trajectory: Float, angle_step_rad: float) -> Float:
     trajectory : float32 ``(samples, xyz)`` in cycles per field of view.
     angle_step_rad : mean angle between neighbouring readouts: pi / spokes for spokes through the centre,
         2 pi / interleaves for readouts that start there.
+    aspect : field of view along y over that along x: rotation is a symmetry in units of length only.
 
     Returns
     -------
     float32 ``(samples,)``.
     """
-    k = trajectory[:, :2].astype(np.float64)
+    k = trajectory[:, :2].astype(np.float64) / (1.0, aspect)
     step = np.gradient(k, axis=0)
     radial = np.abs(np.einsum("nd,nd->n", k, step))
     centre = np.einsum("nd,nd->n", step, step) / 4
-    return np.asarray(np.maximum(radial, centre) * angle_step_rad, np.float32)
+    return np.asarray(np.maximum(radial, centre) * angle_step_rad * aspect, np.float32)
 
 
-def weights(trajectory: Float, method: Method, angle_step_rad: float) -> Float:
-    """Weights of one readout, float32 ``(samples,)``, by the declared method."""
-    if method == "uniform":
-        return np.ones(len(trajectory), np.float32)
-    return polar_weights(trajectory, angle_step_rad)
-
-
-def angle_step_rad(trajectory: Float, n_readouts: int) -> float:
+def angle_step_rad(trajectory: Float, n_readouts: float) -> float:
     """Mean angle between neighbouring readouts of a frame, from the shape of one of them.
 
     A readout whose ends lie on opposite sides of the centre is a spoke and serves two directions.

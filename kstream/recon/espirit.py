@@ -14,6 +14,8 @@ from ..errors import ScanError
 from ..types import Complex
 
 SMALLEST = np.finfo(np.float32).tiny
+BLOCK_POINTS = 2**22
+"""Entries of the per-pixel operator that are held at a time (32 MB)."""
 
 
 def calibration_gram(calibration: Complex, kernel: int) -> NDArray[np.complex128]:
@@ -88,8 +90,15 @@ def espirit_maps(
         return np.zeros((n_coils, *shape), np.complex64)
     coefficients = kernel_coefficients(calibration_gram(calibration, kernel), n_coils, kernel, threshold)
     coarse = (min(shape[0], map_size), min(shape[1], map_size))
-    vectors, values = _dominant_eigenvectors(_operator_at(coefficients, shape, coarse), iterations)
-    maps, eigenvalues = _interpolate(vectors.reshape(*coarse, n_coils), values.reshape(coarse), shape)
+    vectors = np.empty((*coarse, n_coils), np.complex64)
+    values = np.empty(coarse, np.float32)
+    n_rows = max(1, BLOCK_POINTS // (coarse[1] * n_coils**2))
+    for first in range(0, coarse[0], n_rows):
+        rows = slice(first, min(first + n_rows, coarse[0]))
+        vectors[rows], values[rows] = _dominant_eigenvectors(
+            _operator_at(coefficients, shape, coarse, rows), iterations
+        )
+    maps, eigenvalues = _interpolate(vectors, values, shape)
     norm = np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
     inside = (eigenvalues > crop) & (norm > 0)
     return np.asarray(np.where(inside, maps / np.where(inside, norm, 1), 0), np.complex64)
@@ -100,16 +109,16 @@ def _grid(n: int, n_coarse: int) -> NDArray[np.float64]:
     return np.linspace(0, n - 1, n_coarse) if n_coarse < n else np.arange(n, dtype=np.float64)
 
 
-def _operator_at(coefficients: Complex, shape: tuple[int, int], coarse: tuple[int, int]) -> Complex:
-    """Operator at every coarse point, complex64 ``(points, coils, coils)``."""
+def _operator_at(coefficients: Complex, shape: tuple[int, int], coarse: tuple[int, int], rows: slice) -> Complex:
+    """Operator at the points of some coarse rows, complex64 ``(rows, x, coils, coils)``."""
     size = coefficients.shape[-1]
     lag = np.arange(size) - size // 2
     waves = [
         np.exp(2j * np.pi * np.outer((_grid(n, c) - n // 2) / n, lag)).astype(np.complex64)
         for n, c in zip(shape, coarse, strict=True)
     ]
-    operator = np.einsum("yp,cdpq,xq->yxcd", waves[0], coefficients, waves[1], optimize=True)
-    return np.asarray(operator.reshape(-1, *coefficients.shape[:2]), np.complex64)
+    operator = np.einsum("yp,cdpq,xq->yxcd", waves[0][rows], coefficients, waves[1], optimize=True)
+    return np.ascontiguousarray(operator, np.complex64)
 
 
 def _dominant_eigenvectors(operator: Complex, iterations: int) -> tuple[Complex, NDArray[np.float32]]:
@@ -118,11 +127,11 @@ def _dominant_eigenvectors(operator: Complex, iterations: int) -> tuple[Complex,
     All iterations at once: the operator is raised to their number by squaring, which takes eight products instead of a
     hundred. Its eigenvalues do not exceed 1, so nothing overflows.
     """
-    start = np.ones((*operator.shape[:2], 1), np.complex64)
+    start = np.ones((*operator.shape[:-1], 1), np.complex64)
     vector = np.linalg.matrix_power(operator, iterations) @ start
-    vector = vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), SMALLEST)
-    value = np.linalg.norm(operator @ vector, axis=1)[:, 0]
-    vector = vector * np.exp(-1j * np.angle(vector[:, :1])).astype(np.complex64)
+    vector = vector / np.maximum(np.linalg.norm(vector, axis=-2, keepdims=True), SMALLEST)
+    value = np.linalg.norm(operator @ vector, axis=-2)[..., 0]
+    vector = vector * np.exp(-1j * np.angle(vector[..., :1, :])).astype(np.complex64)
     return np.asarray(vector[..., 0], np.complex64), np.asarray(value, np.float32)
 
 

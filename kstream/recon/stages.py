@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ScanError
-from ..types import CoilImages, FrameEnd, FrameImage, KSpace, Notice, Readout, Scan
+from ..types import CoilImages, Complex, Float, FrameEnd, FrameImage, KSpace, Notice, Readout, Scan
 from . import density
 from .fourier import dft_matrix, to_image
 from .gridding import FrameGrid, PlaneGridder
@@ -19,7 +19,13 @@ class GridReadouts:
     Parameters
     ----------
     readouts_per_plane : readouts that share one plane of k-space; sets the angle between spokes.
+    n_averages : readouts that measure the same line, for uniform density.
     density_method : ``polar`` or ``uniform``.
+    memory_gib : grids and coil images of frames that are open at the same time may take so much.
+
+    Raises
+    ------
+    ScanError : the header asks for more memory than that, or for several slices from one plane of k-space.
     """
 
     takes = (Readout, FrameEnd)
@@ -28,21 +34,32 @@ class GridReadouts:
     def __init__(
         self,
         scan: Scan,
-        readouts_per_plane: int,
+        readouts_per_plane: float,
         n_partitions: int,
-        density_method: density.Method,
+        n_averages: int,
+        density_method: Literal["polar", "uniform"],
         oversampling: float,
         width: int,
+        memory_gib: float,
     ) -> None:
         nx, ny, nz = scan.recon_matrix
-        self._gridder = PlaneGridder((ny, nx), oversampling, width)
-        self._readouts_per_plane, self._n_partitions = readouts_per_plane, n_partitions
-        self._density_method = density_method
-        limit = scan.limit("kspace_encode_step_2")
-        kz = np.arange(n_partitions) + limit.minimum - limit.center
-        step = scan.recon_fov_mm[2] / scan.encoded_fov_mm[2] if n_partitions > 1 else 1.0
-        self._partition_to_z = dft_matrix(kz * step, nz)
+        self._scan, self._memory_gib = scan, memory_gib
+        self._n_partitions, self._n_averages = n_partitions, n_averages
+        self._readouts_per_plane, self._density_method = readouts_per_plane, density_method
+        self._aspect = scan.recon_fov_mm[1] / scan.recon_fov_mm[0]
+        self._grid_bytes = n_partitions * int(nx * ny * oversampling**2) * 8
+        self._image_bytes = 3 * max(nz, n_partitions) * ny * nx * 8
         self._grids: dict[tuple[int, int], FrameGrid] = {}
+        self._cut = False
+        self._check_memory(max(scan.n_coils, 1))
+        if nz > 1 and n_partitions == 1:
+            raise ScanError(
+                f"{nz} slices cannot be made from one partition",
+                where="reconSpace and kspace_encoding_step_2",
+                hint="slices that are excited apart are numbered by idx.slice, with a recon matrix of one along z",
+            )
+        self._gridder = PlaneGridder((ny, nx), oversampling, width)
+        self._partition_to_z = self._transform_along_z(nz)
 
     def push(self, item: Readout | FrameEnd) -> list[Any]:
         if isinstance(item, FrameEnd):
@@ -55,21 +72,52 @@ class GridReadouts:
                 where=f"frame {item.frame}, slice {item.slice}, readout {item.key}",
                 hint="acquire a stack of planes (stack of stars), or separate slices",
             )
-        self._grid(item).add(item.data, item.trajectory, self._weights(item), item.partition)
-        return []
+        weights, told = self._weights(item)
+        self._grid(item).add(item.data, item.trajectory, weights, item.partition)
+        return told
 
     def finish(self) -> list[Any]:
         return []
 
+    def _transform_along_z(self, n_z: int) -> Complex:
+        """Adjoint DFT ``(z, partitions)``; partitions finer than the slices can show are left out."""
+        limit = self._scan.limit("kspace_encode_step_2")
+        step = self._scan.recon_fov_mm[2] / self._scan.encoded_fov_mm[2] if self._n_partitions > 1 else 1.0
+        kz = (np.arange(self._n_partitions) + limit.minimum - limit.center) * step
+        return np.where(np.abs(kz) <= n_z / 2, dft_matrix(kz, n_z), 0).astype(np.complex64)
+
     def _grid(self, readout: Readout) -> FrameGrid:
         place = (readout.frame, readout.slice)
         if place not in self._grids:
+            self._check_memory(readout.data.shape[0])
             self._grids[place] = FrameGrid(self._gridder, self._n_partitions, readout.data.shape[0])
         return self._grids[place]
 
-    def _weights(self, readout: Readout) -> np.ndarray[Any, np.dtype[np.float32]]:
-        step = density.angle_step_rad(readout.trajectory, self._readouts_per_plane)
-        return density.weights(readout.trajectory, self._density_method, step)
+    def _check_memory(self, n_coils: int) -> None:
+        n_open = len(self._grids) + 1
+        needed_gib = n_coils * (n_open * self._grid_bytes + self._image_bytes) / 2**30
+        if needed_gib > self._memory_gib:
+            raise ScanError(
+                f"{n_open} open frames of {n_coils} coils, matrix {self._scan.recon_matrix} and {self._n_partitions} "
+                f"partitions need {needed_gib:.1f} GiB, more than {self._memory_gib:g}",
+                likely="the header is wrong, or frames that never become full pile up",
+                hint="--set gridding.memory_gib=N, or --set frames.readouts_per_frame=N",
+            )
+
+    def _weights(self, readout: Readout) -> tuple[Float, list[Any]]:
+        """Density weights; 0 for samples finer than the image can show, which would fold back on the grid."""
+        if self._density_method == "polar":
+            step = density.angle_step_rad(readout.trajectory, self._readouts_per_plane)
+            weights = density.polar_weights(readout.trajectory, step, self._aspect)
+        else:
+            weights = np.full(len(readout.trajectory), 1 / self._n_averages, np.float32)
+        half = np.array(self._scan.recon_matrix[:2], np.float32) / 2
+        inside = (np.abs(readout.trajectory[:, :2]) <= half + 1e-3).all(axis=1)
+        if inside.all():
+            return weights, []
+        told = [] if self._cut else [Notice("info", "samples finer than the recon matrix can show are not used")]
+        self._cut = True
+        return np.where(inside, weights, 0).astype(np.float32), told
 
 
 class ToImageSpace:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import KstreamError, PeerError
+from ..errors import KstreamError, PeerError, ProtocolError
 from ..mrd.codec import Decoder, encode
 from ..mrd.messages import Close, ConfigFile, Header, Image, Text
 from ..mrd.recording import ImageWriter, Recording
@@ -104,8 +104,9 @@ def replay(
                 where=f"after {result.sent} acquisitions",
                 likely="the server ended the session; its reason is above",
             )
-        receiver.await_close(wait_s)
-        connection.close()
+        finally:
+            receiver.await_close(wait_s)
+            connection.close()
     result.end_ns = time.monotonic_ns()
     if receiver.broken is not None and not result.errors:
         raise receiver.broken
@@ -164,6 +165,14 @@ def _wait_until(moment: float) -> None:
         threading.Event().wait(remaining)
 
 
+def _summary(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the server's summary is not JSON: {error}", likely="another version of kstream") from None
+    return found if isinstance(found, dict) else {}
+
+
 class _Receiver(threading.Thread):
     """Reads what the server sends until CLOSE, end of stream, or silence."""
 
@@ -199,6 +208,7 @@ class _Receiver(threading.Thread):
 
     def await_close(self, wait_s: float) -> None:
         """Wait for the receiver while the server still speaks; give up after `wait_s` of silence."""
+        self._heard = time.monotonic()
         while self.is_alive():
             self.join(0.2)
             if time.monotonic() - self._heard > wait_s:
@@ -238,7 +248,7 @@ class _Receiver(threading.Thread):
                 writer.append(message)
         elif isinstance(message, Text):
             if message.text.startswith(SUMMARY):
-                result.summary = json.loads(message.text[len(SUMMARY) :])
+                result.summary = _summary(message.text[len(SUMMARY) :])
                 return
             result.texts.append(message.text)
             if self._on_text is not None:

@@ -24,6 +24,7 @@ from ..mrd.header import parse_header
 from ..mrd.messages import Close, ConfigFile, ConfigText, Header, Image, Query, Response, Text, Waveform
 from ..mrd.session import Session as SessionRules
 from ..pipeline import Measurement, build_pipeline
+from ..stream import StageError
 from ..stream.runners import ThreadRunner
 from ..stream.telemetry import Durations
 from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
@@ -33,6 +34,9 @@ log = logging.getLogger("kstream.serve")
 
 SUMMARY = "kstream summary "
 """A TEXT that starts so carries one JSON object: counters, latencies, stage times and configuration of the session."""
+
+SHOWN = 1000
+"""Latencies and timeline events in a summary, so that it does not grow with the scan."""
 
 PREFIX = {"info": "", "warning": "WRN ", "error": "ERR "}
 """FIRE colours a line by its first three characters."""
@@ -80,10 +84,10 @@ class ServerSession:
         self._sender.settimeout(settings.send_s)
         self._log = logging.LoggerAdapter(log, {"session": number})
         self._send_lock = threading.Lock()
+        self._is_cut = False
         self._decoder = Decoder()
         self._rules = SessionRules("server")
         self._state = _State()
-        self._closed = False
         self._begin_ns = time.monotonic_ns()
         self._timeline: list[tuple[str, float]] = []
         self._readout_latency = Durations()
@@ -99,15 +103,23 @@ class ServerSession:
         except OSError as error:
             self._fail(PeerError(f"the connection broke: {error}", where=self._place()))
             return False
+        except Exception as error:  # noqa: BLE001 - no defect may end a session without a word
+            self._fail(StageError.of(error, "the session"))
+            return False
         finally:
             if self._state.runner is not None:
                 self._state.runner.abandon()
             self._close()
         return True
 
+    def interrupt(self) -> None:
+        """End the session from outside: its reader sees the end of the stream, tells the client, and closes."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
     def _receive_all(self) -> None:
         deadline = time.monotonic() + self._settings.handshake_s
-        while not self._closed:
+        while True:
             in_handshake = self._state.scan is None
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001) if in_handshake else self._settings.idle_s)
             try:
@@ -170,15 +182,11 @@ class ServerSession:
 
     def _parameters(self, text: str) -> None:
         """JSON parameters may follow the header (FIRE, OpenRecon); any other text is only logged."""
-        try:
-            sent = json.loads(text)
-        except json.JSONDecodeError:
+        sent = _json_object(text)
+        if sent is None or self._state.runner is not None:
             self._log.info("client says: %s", text[:200].encode("unicode_escape").decode())
             return
-        if self._state.runner is None and isinstance(sent, dict):
-            found = sent.get("parameters", sent)
-            known = {key: value for key, value in found.items() if "." in key} if isinstance(found, dict) else {}
-            self._state.parameters.update({key: json.dumps(value) for key, value in known.items()})
+        self._state.parameters.update({k: v for k, v in _parameters(sent.get("parameters", sent)).items() if "." in k})
 
     def _runner(self) -> ThreadRunner:
         """The running pipeline; built at the first acquisition, when configuration and parameters are complete."""
@@ -236,11 +244,14 @@ class ServerSession:
             )
         self._summarise()
 
-    def _summarise(self) -> None:
+    def _summarise(self, has_failed: bool = False) -> None:
         measurement, resolved = self._state.measurement, self._state.resolved
         if measurement is None or resolved is None:
             return
         counters = measurement.counters
+        if not counters.images and not has_failed:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in counters.set_aside.items()) or "no frame was finished"
+            self._tell(Notice("error", f"no image was sent: of {counters.received} acquisitions, {reasons}"))
         summary = {
             "preset": resolved.preset,
             "received": counters.received,
@@ -248,7 +259,7 @@ class ServerSession:
             "images": counters.images,
             "dropped": counters.dropped,
             "set_aside": counters.set_aside,
-            "latencies_ms": counters.latencies_ms,
+            "latencies_ms": {kind: values[-SHOWN:] for kind, values in counters.latencies_ms.items()},
             "readout_latency": {**_quantiles(self._readout_latency), "counts": self._readout_latency.counts}
             | {"edges_ms": self._readout_latency.edges_ms()},
             "stages": [
@@ -256,16 +267,15 @@ class ServerSession:
                 | _quantiles(t.durations)
                 for t in measurement.pipeline.times
             ],
-            "timeline": self._timeline,
+            "timeline": self._timeline[:SHOWN],
             "config": resolved.rows(),
         }
         self._log.info(
-            "received %d, frames %d, images sent %d, dropped %d%s",
+            "received %d, frames %d, images sent %d, dropped %d",
             counters.received,
             counters.frames,
             counters.images,
             counters.dropped,
-            "" if counters.images else ": no image was sent, see the notices above",
         )
         self._send(Text(SUMMARY + json.dumps(summary)))
 
@@ -276,9 +286,9 @@ class ServerSession:
             with contextlib.suppress(KstreamError, OSError):
                 runner.finish()
         self._log.error("%s", error)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, PeerError):
             self._send(Text(PREFIX["error"] + str(error)))
-            self._summarise()
+            self._summarise(has_failed=True)
 
     def _tell(self, notice: Notice) -> None:
         level = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[notice.level]
@@ -286,12 +296,16 @@ class ServerSession:
         self._send(Text(PREFIX[notice.level] + notice.text))
 
     def _send(self, message: Any) -> None:
+        """Send one message whole; once a message was cut, nothing more is sent, for the client could not read it."""
         with self._send_lock:
+            if self._is_cut:
+                raise PeerError("the client did not take what was sent before", where=self._place())
+            self._is_cut = True
             self._sender.sendall(encode(message))
+            self._is_cut = False
 
     def _close(self) -> None:
-        self._closed = True
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, PeerError):
             self._send(Close())
             self._sender.shutdown(socket.SHUT_WR)
             self._drain()
@@ -322,17 +336,30 @@ def _quantiles(durations: Durations) -> dict[str, float]:
     }
 
 
-def parse_config_text(text: str) -> tuple[str, dict[str, Any]]:
+def parse_config_text(text: str) -> tuple[str, dict[str, str]]:
     """Preset name and parameters of a CONFIG_TEXT: a bare name, or JSON ``{"preset": ..., "parameters": {...}}``."""
     stripped = text.strip()
     if not stripped.startswith("{"):
         return stripped, {}
+    sent = _json_object(stripped)
+    if sent is None:
+        raise ProtocolError("CONFIG_TEXT begins like JSON and is not", hint="send a preset name, or valid JSON")
+    return str(sent.get("preset", sent.get("config", ""))), _parameters(sent.get("parameters", {}))
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """A JSON object, or None for anything else (however deeply nested or long its numbers are)."""
     try:
-        sent = json.loads(stripped)
-    except json.JSONDecodeError as error:
-        raise ProtocolError(f"CONFIG_TEXT is not JSON: {error}", hint="send a preset name, or valid JSON") from None
-    parameters = sent.get("parameters", {})
-    return str(sent.get("preset", sent.get("config", ""))), {k: json.dumps(v) for k, v in parameters.items()}
+        sent = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return sent if isinstance(sent, dict) else None
+
+
+def _parameters(sent: Any) -> dict[str, str]:
+    if not isinstance(sent, dict):
+        raise ProtocolError("parameters are not a JSON object", hint='{"parameters": {"section.key": value}}')
+    return {str(key): json.dumps(value) for key, value in sent.items()}
 
 
 class MrdServer:
@@ -361,7 +388,7 @@ class MrdServer:
                 likely="another server runs there, or the port needs privileges",
                 hint="--port 0 takes a free port",
             ) from error
-        self._sessions: set[threading.Thread] = set()
+        self._sessions: dict[threading.Thread, ServerSession] = {}
         self._stopping = threading.Event()
         self._count = 0
 
@@ -375,35 +402,53 @@ class MrdServer:
         while not self._stopping.is_set():
             try:
                 connection, _ = self._listener.accept()
+                self._start(connection)
             except TimeoutError:
                 continue
-            except OSError:
-                break
-            self._start(connection)
-        self._listener.close()
+            except OSError as error:  # one connection that failed, or too many open files: others go on
+                if not self._stopping.is_set():
+                    log.error("a connection could not be accepted: %s", error)
+                    self._stopping.wait(0.1)
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Accept no more and wait for running sessions, at most `grace_s`."""
+        """Accept no more; give running sessions `grace_s` to end, then end them with a word to their clients."""
         self._stopping.set()
-        deadline = time.monotonic() + grace_s
+        self._join(grace_s)
+        for thread, session in list(self._sessions.items()):
+            if thread.is_alive():
+                log.warning("a session did not end within %g s and is ended", grace_s)
+                session.interrupt()
+        self._join(5.0)
+        self._listener.close()
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         for thread in list(self._sessions):
             thread.join(max(deadline - time.monotonic(), 0))
 
     def _start(self, connection: socket.socket) -> None:
-        self._sessions = {thread for thread in self._sessions if thread.is_alive()}
+        self._sessions = {thread: session for thread, session in self._sessions.items() if thread.is_alive()}
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._sessions) >= self._settings.max_sessions:
-            self._refuse(connection)
+            threading.Thread(target=self._refuse, args=(connection,), name="kstream-refuse", daemon=True).start()
             return
         self._count += 1
         session = ServerSession(connection, self._count, self._settings, self._store)
         thread = threading.Thread(target=session.run, name=f"kstream-session-{self._count}", daemon=True)
-        self._sessions.add(thread)
+        self._sessions[thread] = session
         thread.start()
 
     def _refuse(self, connection: socket.socket) -> None:
-        reason = f"ERR busy: {self._settings.max_sessions} measurements run already"
-        log.warning("%s", reason, extra={"session": "-"})
+        """Say why, and read what the client still sends for a second, lest a reset eats our words."""
+        error = PeerError(
+            f"busy: {self._settings.max_sessions} measurements run already",
+            likely="more scanners or replays than this server takes",
+            hint="try again later, or kstream serve --max-sessions N",
+        )
+        log.warning("%s", error)
         with contextlib.suppress(OSError), connection:
             connection.settimeout(1.0)
-            connection.sendall(encode(Text(reason)) + encode(Close()))
+            connection.sendall(encode(Text(PREFIX["error"] + str(error))) + encode(Close()))
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 18):
+                pass

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import KstreamError
-from .stage import Stage
-
-Sink = Callable[[Any], None]
+from .stage import Pipeline, Sink, Stage, StageError
 
 
 def run_inline(stage: Stage, items: Iterable[Any]) -> list[Any]:
@@ -22,23 +20,29 @@ def run_inline(stage: Stage, items: Iterable[Any]) -> list[Any]:
 
 
 class ThreadRunner:
-    """Runs a stage in one worker thread behind a bounded queue, so that receiving and computing overlap.
+    """Runs a pipeline in one worker thread behind a bounded queue, so that receiving and computing overlap.
 
-    `put` blocks while the queue is full: items are never dropped, the sender slows down instead. If the stage or the
-    sink raises one of our errors, the worker stops taking work, and `put` and `finish` raise that error.
+    `put` blocks while the queue is full: items are never dropped, the sender slows down instead. If the pipeline or
+    the sink raises, the worker takes no more work, and `put` and `finish` raise that error (in our form).
 
     Parameters
     ----------
-    stage : the pipeline.
+    pipeline : what to run.
     sink : called in the worker thread with every item that comes out.
     capacity : items that may wait.
     done : called in the worker thread with every item that went in, when all that it made has gone to the sink.
     """
 
     def __init__(
-        self, stage: Stage, sink: Sink, capacity: int = 256, *, done: Sink | None = None, name: str = "kstream-worker"
+        self,
+        pipeline: Pipeline,
+        sink: Sink,
+        capacity: int = 256,
+        *,
+        done: Sink | None = None,
+        name: str = "kstream-worker",
     ) -> None:
-        self._stage, self._sink, self._done = stage, sink, done
+        self._pipeline, self._sink, self._done = pipeline, sink, done
         self._queue: queue.Queue[Any] = queue.Queue(capacity)
         self._error: KstreamError | OSError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -55,14 +59,14 @@ class ThreadRunner:
         self._queue.put(item)
 
     def finish(self) -> None:
-        """Let the worker take what waits, finish the stage and end; raise what it met."""
+        """Let the worker take what waits, finish the pipeline and end; raise what it met."""
         self._queue.put(_END)
         self._thread.join()
         if self._error is not None:
             raise self._error
 
     def abandon(self) -> None:
-        """End the worker without finishing the stage: what waits is discarded."""
+        """End the worker without finishing the pipeline: what waits is discarded."""
         self._error = self._error or KstreamError("the session was abandoned")
         self._queue.put(_END)
         self._thread.join()
@@ -70,18 +74,22 @@ class ThreadRunner:
     def _run(self) -> None:
         while (item := self._queue.get()) is not _END:
             if self._error is None:
-                self._guarded(self._stage.push, item)
-                if self._done is not None:
-                    self._done(item)
+                self._guarded(self._work, item)
         if self._error is None:
-            self._guarded(self._stage.finish)
+            self._guarded(self._pipeline.drain, self._sink)
 
-    def _guarded(self, work: Callable[..., list[Any]], *arguments: Any) -> None:
+    def _work(self, item: Any) -> None:
+        self._pipeline.feed(item, self._sink)
+        if self._done is not None:
+            self._done(item)
+
+    def _guarded(self, work: Callable[[Any], None], argument: Any) -> None:
         try:
-            for made in work(*arguments):
-                self._sink(made)
+            work(argument)
         except (KstreamError, OSError) as error:
             self._error = error
+        except Exception as error:  # noqa: BLE001 - a dead worker would block the reader for ever
+            self._error = StageError.of(error, "handing over results")
 
 
 _END = object()

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from ..errors import KstreamError
 from .telemetry import StageTimes
 
+Sink = Callable[[Any], None]
+
 
 @runtime_checkable
 class Stage(Protocol):
@@ -34,6 +36,16 @@ class StageError(KstreamError):
     """A stage raised something that is not one of our own errors; the cause is chained."""
 
     exit_code = 10
+
+    @classmethod
+    def of(cls, error: Exception, where: str) -> StageError:
+        """Our form of an error that nobody foresaw."""
+        return cls(
+            f"{where} failed: {type(error).__name__}: {error}"[:500],
+            where=where,
+            likely="a defect of kstream, or input that no earlier check caught",
+            hint="keep the recording and report it with this message",
+        )
 
 
 class Each:
@@ -81,24 +93,32 @@ class Pipeline:
 
     def push(self, item: Any) -> list[Any]:
         ready: list[Any] = []
-        self._push(item, 0, ready)
+        self.feed(item, ready.append)
         return ready
 
     def finish(self) -> list[Any]:
         """Finish the stages in order; what one leaves behind still goes through those after it."""
         ready: list[Any] = []
-        for index in range(len(self.stages)):
-            for left in self._run(index, None):
-                self._push(left, index + 1, ready)
+        self.drain(ready.append)
         return ready
 
-    def _push(self, item: Any, start: int, ready: list[Any]) -> None:
+    def feed(self, item: Any, sink: Sink) -> None:
+        """`push`, but each result goes to the sink when it is made: a later failure takes nothing back."""
+        self._feed(item, 0, sink)
+
+    def drain(self, sink: Sink) -> None:
+        """`finish`, but each result goes to the sink when it is made."""
+        for index in range(len(self.stages)):
+            for left in self._run(index, None):
+                self._feed(left, index + 1, sink)
+
+    def _feed(self, item: Any, start: int, sink: Sink) -> None:
         for index in range(start, len(self.stages)):
             if isinstance(item, self.stages[index].takes):
                 for made in self._run(index, item):
-                    self._push(made, index + 1, ready)
+                    self._feed(made, index + 1, sink)
                 return
-        ready.append(item)
+        sink(item)
 
     def _run(self, index: int, item: Any | None) -> list[Any]:
         stage = self.stages[index]
@@ -107,11 +127,8 @@ class Pipeline:
             return stage.finish() if item is None else stage.push(item)
         except KstreamError as error:
             raise error.at(f"step {type(stage).__name__}") from error.__cause__
-        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError, MemoryError) as error:
-            raise StageError(
-                f"step {type(stage).__name__} failed on a {type(item).__name__}: {error}",
-                likely="a defect in this step, or input that no earlier check caught",
-                hint="keep the recording and report it with this message",
-            ) from error
+        except Exception as error:  # any defect of a step must reach the user with its place
+            what = "finishing" if item is None else f"a {type(item).__name__}"
+            raise StageError.of(error, f"step {type(stage).__name__} on {what}") from error
         finally:
             self.times[index].add(time.perf_counter_ns() - begin)

@@ -224,9 +224,106 @@ def test_repetition_numbers_the_frames_when_the_header_has_repetitions() -> None
     scan = STARS.scan()
     limits = {**scan.limits, "repetition": EncodingLimit(0, 1, 0), "kspace_encode_step_1": EncodingLimit(0, 12, 0)}
     plan = FramePlan.of(Scan(**{**vars(scan), "limits": limits}), "auto", 0, 0)
-    assert (plan.by, plan.n_frames, plan.spokes_per_frame) == ("repetition", 2, 13)
+    assert (plan.by, plan.n_frames, plan.n_spokes) == ("repetition", 2, 13)
 
 
 def test_too_few_spokes_for_the_frames_are_refused() -> None:
     with pytest.raises(ScanError, match="39 spokes cannot make 40 frames"):
         FramePlan.of(STARS.scan(), "windows", 40, 0)
+
+
+def with_limits(**limits: EncodingLimit) -> Scan:
+    scan = STARS.scan()
+    return Scan(**{**vars(scan), "limits": {**scan.limits, **limits}})
+
+
+def test_readouts_after_a_full_frame_make_no_second_frame() -> None:
+    scan, counters = with_limits(kspace_encode_step_1=EncodingLimit(0, 12, 0)), Counters()
+    stage = FrameReadouts(scan, FramePlan.of(scan, "single", 0, 20), counters)
+    out: list[object] = []
+    for spoke, partition in [(s, p) for s in range(13) for p in range(4)]:
+        out += stage.push(PlacedAcquisition(one(spoke, partition), np.zeros((STARS.n_samples, 3), np.float32)))
+    assert sum(isinstance(i, FrameEnd) for i in out) == 1
+    assert counters.set_aside == {"after its frame was full": 32}
+
+
+def test_header_that_does_not_say_how_many_readouts_make_a_frame_is_refused() -> None:
+    scan = Scan(**{**vars(STARS.scan()), "limits": {}})
+    with pytest.raises(ScanError, match="how many readouts make a frame"):
+        FramePlan.of(scan, "single", 0, 0)
+    assert FramePlan.of(scan, "single", 0, 7).n_expected == 7
+
+
+@pytest.mark.parametrize("value", ["abc", 3.5, 0, -1, 10**9, float("nan")])
+def test_impossible_number_of_frames_in_the_header_is_refused(value: object) -> None:
+    scan = Scan(**{**vars(STARS.scan()), "user_parameters": {"n_frames": value}})
+    with pytest.raises(ScanError, match="n_frames"):
+        FramePlan.of(scan, "auto", 0, 0)
+
+
+def test_second_running_counter_is_refused_and_averages_are_not_repeats() -> None:
+    two = with_limits(repetition=EncodingLimit(0, 2, 0), contrast=EncodingLimit(0, 1, 0))
+    with pytest.raises(ScanError, match="contrast runs too"):
+        FramePlan.of(two, "auto", 1, 0)
+    averaged = with_limits(average=EncodingLimit(0, 1, 0), kspace_encode_step_1=EncodingLimit(0, 12, 0))
+    counters = Counters()
+    stage = FrameReadouts(averaged, FramePlan.of(averaged, "single", 0, 0), counters)
+    out: list[object] = []
+    for average in (0, 1):
+        for spoke, partition in [(s, p) for s in range(13) for p in range(4)]:
+            acquisition = one(spoke, partition)
+            acquisition.header["idx"]["average"] = average
+            out += stage.push(PlacedAcquisition(acquisition, np.zeros((STARS.n_samples, 3), np.float32)))
+    assert counters.set_aside == {}
+    assert sum(isinstance(i, FrameEnd) for i in out) == 1
+
+
+def test_reversed_readout_is_the_forward_readout_measured_backwards() -> None:
+    """Sample, position and delay must all turn round together, with and without a carried trajectory."""
+    scan = STARS.scan()
+    forward = one(5)
+    forward.trajectory = STARS.spoke(5)
+    backward = one(5, flags=AcquisitionFlag.IS_REVERSE)
+    backward.data = forward.data[:, ::-1].copy()
+    backward.trajectory = STARS.spoke(5)[::-1].copy()
+    backward.header["center_sample"] = STARS.n_samples - 1 - STARS.n_samples // 2
+    for source in ("auto", "golden-angle"):
+        route = RouteReadouts(scan, "header", Counters())
+        first, second = (placed(resolve(scan, source), route.push(a)[0]) for a in (forward, backward))
+        np.testing.assert_allclose(second.trajectory, first.trajectory, atol=1e-4)
+        np.testing.assert_array_equal(second.acquisition.data, first.acquisition.data)
+
+
+def test_stages_leave_the_callers_acquisition_as_it_was() -> None:
+    acquisition = one(flags=AcquisitionFlag.IS_REVERSE)
+    before = acquisition.data.copy()
+    (turned,) = RouteReadouts(STARS.scan(), "header", Counters()).push(acquisition)
+    stage = Prewhiten(True, Counters())
+    for noise in STARS.acquisitions(np.random.default_rng(0), noise=3)[:3]:
+        stage.push(NoiseReadout(noise))
+    stage.push(turned)
+    np.testing.assert_array_equal(acquisition.data, before)
+
+
+def test_samples_to_be_discarded_are_taken_off_both_ends() -> None:
+    acquisition = one()
+    acquisition.header["discard_pre"], acquisition.header["discard_post"] = 3, 5
+    (trimmed,) = RouteReadouts(STARS.scan(), "header", Counters()).push(acquisition)
+    np.testing.assert_array_equal(trimmed.data, acquisition.data[:, 3:-5])
+    assert int(trimmed.header["center_sample"]) == STARS.n_samples // 2 - 3
+
+
+def test_disconnected_coil_cannot_dominate_the_whitened_data() -> None:
+    rng = np.random.default_rng(0)
+    noise = 2000 * (rng.standard_normal((3, 4000)) + 1j * rng.standard_normal((3, 4000)))
+    noise[1] = 0
+    matrix = whitening_matrix(noise_covariance([noise.astype(np.complex64)]))
+    assert abs(matrix[1, 1]) <= 1.1 * abs(matrix[0, 0])
+
+
+def test_rectangular_field_of_view_keeps_the_angle_in_millimetres() -> None:
+    scan = Scan(**{**vars(STARS.scan()), "recon_fov_mm": (200.0, 100.0, 50.0), "encoded_fov_mm": (400.0, 200.0, 50.0)})
+    found = placed(resolve(scan, "golden-angle"), one(1)).trajectory
+    per_mm = found[:, :2] / (200.0, 100.0)
+    angle = np.arctan2(per_mm[-1, 1], per_mm[-1, 0])
+    assert np.angle(np.exp(1j * (angle - GOLDEN_ANGLE_RAD))) == pytest.approx(0, abs=1e-5)

@@ -210,3 +210,56 @@ def test_pipeline_over_the_socket_equals_the_pipeline_inline(server: MrdServer) 
     acquisitions = [m for m in scan_messages() if isinstance(m, Acquisition)]
     inline = run_inline(build_pipeline(STARS.scan(), resolve(PRESET).config).pipeline, acquisitions)
     assert pixels(good_session(server).images) == pixels([i for i in inline if isinstance(i, Image)])
+
+
+DEEP = "[" * 100_000
+BAD_TEXT = {
+    "parameters are a list": ConfigText('{"preset": "breast-dce-recon", "parameters": [1]}'),
+    "nested too deep": ConfigText('{"a":' + DEEP),
+    "endless number": ConfigText('{"a": ' + "9" * 5000 + "}"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXT)
+def test_strange_json_is_an_error_that_is_told(server: MrdServer, name: str) -> None:
+    client = Client(server.port)
+    client.send(BAD_TEXT[name])
+    client.receive_all()
+    assert client.error
+    assert client.ended_with_one_close()
+
+
+@pytest.mark.parametrize("text", [DEEP, "9" * 5000, '{"coils.crop": "x"', "\x00\x1b[31m"])
+def test_strange_text_after_the_header_is_only_logged(server: MrdServer, text: str) -> None:
+    client = Client(server.port)
+    config, header, *rest = scan_messages()
+    client.send(config, header, Text(text), *rest)
+    client.receive_all()
+    assert len(client.images) == STARS.n_frames * STARS.nz
+
+
+def test_scan_of_noise_only_says_why_no_image_came(server: MrdServer) -> None:
+    client = Client(server.port)
+    client.send(*scan_messages()[:7], Close())
+    client.receive_all()
+    assert "no image was sent: of 5 acquisitions, 5 noise" in client.error
+
+
+def test_client_may_not_name_a_model_by_path(server: MrdServer) -> None:
+    client = Client(server.port)
+    config, header, *rest = scan_messages()
+    client.send(config, header, Text('{"segment.model": "/etc"}'), *rest)
+    client.receive_all()
+    assert "never" in client.error or "not a path" in client.error
+
+
+def test_stopping_server_ends_its_sessions_with_a_word(server: MrdServer) -> None:
+    client = Client(server.port)
+    client.send(*scan_messages()[:20])
+    while not any(isinstance(m, Text) for m in Decoder().receive(client.socket.recv(1 << 16))):
+        pass
+    server.stop(grace_s=0.1)
+    client.messages = []
+    while client.socket.recv(1 << 16):
+        pass
+    client.socket.close()

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 
 import pytest
@@ -75,7 +76,7 @@ def test_our_own_errors_name_the_step_and_others_are_wrapped() -> None:
     with pytest.raises(ScanError) as ours:
         run_inline(Pipeline(Fails(ScanError("bad spoke")), source=[int]), [3])
     assert "step Fails" in str(ours.value)
-    with pytest.raises(StageError, match="step Fails failed on a int: boom"):
+    with pytest.raises(StageError, match="step Fails on a int failed: ValueError: boom"):
         run_inline(Pipeline(Fails(ValueError("boom")), source=[int]), [3])
 
 
@@ -86,7 +87,7 @@ def test_full_queue_slows_the_sender_and_loses_nothing() -> None:
         gate.wait(10)
         out.append(item)
 
-    runner = ThreadRunner(Each(lambda i: i, int, int), slow, capacity=2)
+    runner = ThreadRunner(Pipeline(Each(lambda i: i, int, int), source=[int]), slow, capacity=2)
     sender = threading.Thread(target=lambda: [runner.put(i) for i in range(50)])
     sender.start()
     sender.join(0.2)
@@ -105,6 +106,36 @@ def test_failed_stage_is_raised_to_the_sender_and_at_the_end() -> None:
         runner.finish()
     with pytest.raises(KstreamError, match="bad spoke"):
         runner.put(4)
+
+
+@pytest.mark.parametrize("error", [AttributeError("gone"), AssertionError("odd"), StopIteration()])
+def test_defects_of_any_kind_end_in_our_error_and_never_in_a_hang(error: Exception) -> None:
+    runner = ThreadRunner(Pipeline(Fails(error), source=[int]), lambda item: None, capacity=2)
+    for _ in range(100):
+        with contextlib.suppress(KstreamError):
+            runner.put(3)
+    with pytest.raises(KstreamError, match="Fails"):
+        runner.finish()
+
+
+def test_defects_of_the_sink_are_raised_too() -> None:
+    runner = ThreadRunner(pipeline(), lambda item: [][1], capacity=2)
+    for i in range(10):
+        with contextlib.suppress(KstreamError):
+            runner.put(i)
+    with pytest.raises(KstreamError, match="handing over results"):
+        runner.finish()
+
+
+def test_what_was_made_before_a_failure_is_not_lost() -> None:
+    out: list[object] = []
+    runner = ThreadRunner(Pipeline(Fails(ScanError("bad spoke")), source=[int]), out.append)
+    for i in (1, 2, 3, 4):
+        with contextlib.suppress(ScanError):
+            runner.put(i)
+    with pytest.raises(ScanError):
+        runner.finish()
+    assert out == [1, 2]
 
 
 def test_abandoned_runner_leaves_no_thread() -> None:
