@@ -20,6 +20,7 @@ def command(
     preset: Annotated[str, typer.Option(help="preset that the scanner asks for")] = "breast-dce",
     matrix: Annotated[int, typer.Option(min=16, help="voxels along x and y")] = 128,
     spokes: Annotated[int, typer.Option(min=8, help="spokes per frame")] = 55,
+    speed: Annotated[float, typer.Option(min=0, help="replay faster than the scanner by this; 0: at once")] = 12.0,
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
 ) -> None:
     """Simulate a breast DCE scan, serve, replay it through the socket, and show what came back."""
@@ -40,7 +41,9 @@ def command(
         n_acquisitions = source.n_acquisitions
     with _server(output / "server.log") as port, ReplayProgress(n_acquisitions, quiet=quiet) as bar:
         images = output / "images.h5"
-        result = replay(recording, port=port, preset=preset, output=images, progress=bar.sent, on_text=bar.text)
+        result = replay(
+            recording, port=port, preset=preset, output=images, speed=speed, progress=bar.sent, on_text=bar.text
+        )
     if result.errors:
         raise KstreamError(f"the server told an error: {result.errors[0]}", where=str(output / "server.log"))
     with working("drawing pictures and the report", quiet):

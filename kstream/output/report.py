@@ -64,7 +64,8 @@ def write_report(path: str | Path, run: RunInfo, images: Sequence[tuple[str, byt
     last_s = max((event.end_s for event in run.timeline), default=0.0)
     html = template.render(
         run=run,
-        notices=_by_urgency(run),
+        urgent=_urgent(run),
+        log=[notice for notice in run.notices if notice.level == "info"],
         tiles=_tiles(run),
         pictures=[(caption, _data_uri(content)) for caption, content in images],
         histogram_svg=_histogram_svg(run.readout_latency) if run.readout_latency.n_samples else "",
@@ -85,12 +86,12 @@ def format_ms(value_ms: float) -> str:
     return f"{value_ms:.1f}" if value_ms >= 9.995 else f"{value_ms:.2f}" if value_ms >= 0.995 else f"{value_ms:.3f}"
 
 
-def _by_urgency(run: RunInfo) -> list[Notice]:
-    """Notices with errors first and information last; a run without images is an error of its own."""
-    notices = list(run.notices)
+def _urgent(run: RunInfo) -> list[Notice]:
+    """Errors, then warnings; a run without images is an error of its own."""
+    notices = [notice for notice in run.notices if notice.level != "info"]
     if not run.images_sent:
         notices.append(Notice("error", f"No image was sent: {run.no_image_reason or 'reason unknown'}"))
-    return sorted(notices, key=lambda notice: ("error", "warning", "info").index(notice.level))
+    return sorted(notices, key=lambda notice: ("error", "warning").index(notice.level))
 
 
 def _tiles(run: RunInfo) -> list[_Tile]:

@@ -96,7 +96,7 @@ def simulate_breast_exam(
     covariance = noise_level(protocol, coils) ** 2 * coils.noise_covariance
     acquisitions = assemble(protocol, samples, covariance, noise_rng)
     scan = protocol.scan()
-    scan = replace(scan, xml=build_header(scan))
+    scan = replace(scan, xml=build_header(scan, patient_position="HFP"))
     return BreastExam(scan, acquisitions, labels, geometry, phantom.lesions, phantom, protocol, seed)
 
 

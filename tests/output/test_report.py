@@ -117,7 +117,7 @@ def test_pictures_are_embedded_with_their_kind(tmp_path: Path) -> None:
 
 def test_warnings_come_before_figures_and_information(tmp_path: Path) -> None:
     html = render(tmp_path, full_run())
-    assert html.index("seven of eight coils") < html.index("angle from user_float") < html.index("Lesion Dice")
+    assert html.index("seven of eight coils") < html.index("Lesion Dice") < html.index("angle from user_float")
 
 
 def test_run_without_images_says_why_first(tmp_path: Path) -> None:
