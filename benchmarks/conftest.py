@@ -1,5 +1,6 @@
+"""One thread for everybody: the comparison is of methods."""
+
 import os
 
-# Small matrices everywhere: threads inside BLAS only wait for each other (see kstream/cli/__init__.py).
+# Small matrices gain nothing from threads inside BLAS.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")

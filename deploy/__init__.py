@@ -1,1 +1,1 @@
-"""Takes a model bundle and a host, gives what it needs to run there: container file, scanner-host notes."""
+"""Room for what puts kstream on a host beside a scanner: engines, container file. Nothing is here yet."""

@@ -1,1 +1,1 @@
-"""Takes Gadgetron connections, gives what kstream makes of their items."""
+"""Room for the callables that Gadgetron launches in its own chain. None is here yet; use the MRD server meanwhile."""

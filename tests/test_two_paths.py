@@ -1,8 +1,6 @@
 """The training loop's path and the demo's path through the socket are the same path, voxel by voxel."""
 
 import csv
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +12,12 @@ from kstream.models.bundle import SHIPPED, Bundle
 from kstream.segment.metrics import dice
 from kstream.segment.stage import segment_volume
 from kstream.serve.replay import replay
-from kstream.serve.server import MrdServer
 from kstream.simulate.exam import save_exam, simulate_breast_exam
 from kstream.simulate.protocol import BreastProtocol
 from kstream.training.data import simulate_exam
 
 NAME = "breast-hybrid-small"
 SMALL = {"matrix": 64, "n_slices": 20, "n_spokes": 34, "n_coils": 4, "n_lesions": 2}
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    server = MrdServer(port=0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.port
-    server.stop()
-    thread.join(10)
 
 
 def labels_through_the_socket(

@@ -1,7 +1,5 @@
 """Real and foreign raw data through `kstream import`, the server and back; needs the data beside the checkout."""
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +10,10 @@ from kstream.mrd.recording import Recording, write_recording
 from kstream.recon.density import polar_weights
 from kstream.recon.fourier import to_kspace
 from kstream.serve.replay import replay
-from kstream.serve.server import MrdServer
 from kstream.types import Acquisition, Scan
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "real"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the recordings in {DATA.name}/ beside the checkout")
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    server = MrdServer(port=0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.port
-    server.stop()
-    thread.join(10)
 
 
 def imported(name: str) -> tuple[Scan, list[Acquisition], str]:
