@@ -50,6 +50,7 @@ def export(
     tables = {cohort: to_markdown(list(rows)) for cohort, rows in scores.items()}
     bundle = save_bundle(folder, info, state, (kspace, logits), model_card(info, source.name, tables))
     (folder / source.name).write_text(source.read_text("utf-8"), encoding="utf-8")
+    (folder / "training.jsonl").write_text((run / "metrics.jsonl").read_text("utf-8"), encoding="utf-8")
     for cohort, rows in scores.items():
         (folder / f"evaluation-{cohort}.csv").write_text(to_csv(list(rows)), encoding="utf-8")
     return bundle

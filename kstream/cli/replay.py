@@ -16,6 +16,9 @@ def command(
     output: Annotated[Path | None, typer.Option(help="returned images; default RECORDING.images.h5")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="section.key=value sent to the server")] = None,
     speed: Annotated[float, typer.Option(min=0, help="0: as fast as the server takes; 1: the recorded timing")] = 0.0,
+    results: Annotated[
+        Path | None, typer.Option(help="folder for NIfTI, pictures, run.json and the report as well")
+    ] = None,
     group: Annotated[str | None, typer.Option(help="HDF5 group, if the file has several")] = None,
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
 ) -> None:
@@ -40,6 +43,10 @@ def command(
             progress=bar.sent,
             on_text=bar.text,
         )
+    if results is not None:
+        from .results import write_results
+
+        write_results(results, recording, result, title=recording.name)
     counts = result.summary
     print(
         f"sent {result.sent}, received {counts.get('received', '?')}, frames {counts.get('frames', '?')}, "

@@ -195,7 +195,7 @@ def _model(result: ReplayResult, label_series: int) -> ModelUsed | None:
     said = {key.removeprefix("kstream_"): str(value) for key, value in meta.items() if key.startswith("kstream_")}
     engine = ", ".join(said[key] for key in ("engine", "precision", "device") if key in said)
     name = said.get("model", "")
-    return ModelUsed(name=name, sha256=said.get("weights_sha256", ""), engine=engine, card=_card(name))
+    return ModelUsed(name=name, sha256=said.get("sha256", ""), engine=engine, card=_card(name))
 
 
 def _card(name: str) -> str:

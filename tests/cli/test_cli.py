@@ -102,3 +102,20 @@ def test_empty_recording_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     found = kstream("replay", str(tmp_path / "empty.h5"), "--port", "1", "--quiet")
     assert found.returncode == 5
     assert found.stderr.startswith("error:")
+
+
+def test_results_of_a_replay_are_volumes_pictures_and_a_report(tmp_path: Path, port: int) -> None:
+    stars = StackOfStars()
+    write_recording(tmp_path / "scan.h5", stars.scan().xml, stars.acquisitions(np.random.default_rng(0), noise=2))
+    found = kstream(
+        *("replay", "scan.h5", "--port", str(port), "--preset", "breast-dce-recon", "--quiet"),
+        *("--results", "out", "--set", "images.magnitude_type=uint16"),
+        cwd=tmp_path,
+    )
+    assert found.returncode == 0, found.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"magnitude.nii.gz", "run.json", "report.html"}
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["received"] == 158
+    assert run["dropped"] == 0
+    assert {"key": "images.magnitude_type", "value": '"uint16"', "origin": "client"} in run["settings"]
+    assert "Research use only" in (tmp_path / "out" / "report.html").read_text()

@@ -123,7 +123,7 @@ def test_lesions_lie_in_breasts_apart_from_each_other() -> None:
     for seed in range(12):
         lesions = BreastPhantom(seed, 3).lesions
         for i, lesion in enumerate(lesions):
-            assert 8.0 <= lesion.diameter_mm <= 30.0
+            assert 10.0 <= lesion.diameter_mm <= 32.0
             assert lesion.centre_mm[1] < 25.0
             for other in lesions[:i]:
                 gap = np.linalg.norm(np.subtract(lesion.centre_mm, other.centre_mm))
