@@ -15,7 +15,7 @@ from ..errors import ModelError, ShapeError
 from .engine import Batch
 
 # glibc's malloc.h: parameters of mallopt.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 @cache
@@ -31,7 +31,12 @@ def keep_large_blocks() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
+    settings = (
+        (_M_ARENA_MAX, 1),  # arenas of other threads hold no block over 64 MB and would map it anew each time
+        (_M_MMAP_THRESHOLD, 1 << 30),
+        (_M_TRIM_THRESHOLD, 2**31 - 1),
+        (_M_TOP_PAD, 256 << 20),
+    )
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 
 
