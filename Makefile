@@ -34,7 +34,7 @@ lint: $(VENV)/.ready-dev
 $(VENV)/.ready-torch: $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and what kstream needs; this takes a few minutes once"
-	$(PIP) install --extra-index-url $(TORCH_INDEX) --constraint $(LOCK) torch
+	$(PIP) install --retries 0 --extra-index-url $(TORCH_INDEX) --constraint $(LOCK) torch
 	@touch $@
 
 $(VENV)/.ready-core: $(VENV)/.ready-torch pyproject.toml
