@@ -68,7 +68,7 @@ def train(file: ExperimentFile, folder: CacheFolder = DEFAULT_CACHE, run: RunFol
     """Train, or go on with a run that was stopped."""
 
     def work() -> None:
-        from ..engines.torch_engine import keep_large_blocks
+        from ..engines.memory import keep_large_blocks
         from .data import load_cohort
         from .fit import fit
 
@@ -100,7 +100,8 @@ def _validation_line(record: dict[str, Any]) -> str:
 
 
 def _evaluate(experiment: Experiment, folder: Path, run: Path, cohorts: list[str]) -> dict[str, list[Any]]:
-    from ..engines.torch_engine import TorchEngine, keep_large_blocks
+    from ..engines.memory import keep_large_blocks
+    from ..engines.torch_engine import TorchEngine
     from .data import load_cohort
     from .evaluate import evaluate as score
     from .fit import load_best

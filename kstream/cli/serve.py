@@ -26,9 +26,11 @@ def command(
     import threading
 
     from ..config import resolve
+    from ..engines.memory import keep_large_blocks
     from ..serve.server import MrdServer, ServerSettings
     from ..serve.store import ModelStore
 
+    keep_large_blocks()
     _log(verbose)
     settings = ServerSettings(
         handshake_s=handshake_s, idle_s=idle_s, max_sessions=max_sessions, settings=tuple(setting or ())

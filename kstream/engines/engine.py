@@ -32,25 +32,21 @@ class Engine(Protocol):
         """What an image's provenance should say: engine, precision, versions, model and its hash."""
 
 
-def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "fp32", keep_blocks: bool = False) -> Engine:
+def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "fp32") -> Engine:
     """An engine with the bundle's weights on a device.
 
     Parameters
     ----------
     device : ``cpu`` or a CUDA device in torch's words.
     precision : ``fp32`` or ``bf16`` (autocast; the Fourier bridge stays float32).
-    keep_blocks : let glibc keep large memory blocks between runs (see `torch_engine.keep_large_blocks`); this is a
-        setting of the whole process.
 
     Raises
     ------
     ModelError : if the precision or the device cannot be had, or the weights do not fit.
     """
-    from .torch_engine import TorchEngine, keep_large_blocks
+    from .torch_engine import TorchEngine
 
     if precision not in PRECISIONS:
         raise ModelError(f"unknown precision {precision!r}", hint="known: " + ", ".join(PRECISIONS))
-    if keep_blocks:
-        keep_large_blocks()
     provenance = {"model": bundle.info.name, "sha256": bundle.info.sha256}
     return TorchEngine(bundle.build(), provenance, device, precision)

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections.abc import Mapping
-from functools import cache
 
 import torch
 from torch import nn
 
 from ..errors import ModelError, ShapeError
 from .engine import Batch
-
-# glibc's malloc.h: parameters of mallopt.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-
-
-@cache
-def keep_large_blocks() -> bool:
-    """Let glibc reuse large blocks instead of returning them to the system at every free; True where it did.
-
-    Activations of tens of megabytes are otherwise mapped, page-faulted and unmapped at every layer: the paper-size
-    hybrid on 24 x 160 x 160 took 1.37 s by default and 0.80 s with this on two cores, for up to 70 % more resident
-    memory. A setting of the whole process; elsewhere than on glibc it does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    settings = (
-        (_M_ARENA_MAX, 1),  # arenas of other threads hold no block over 64 MB and would map it anew each time
-        (_M_MMAP_THRESHOLD, 1 << 30),
-        (_M_TRIM_THRESHOLD, 2**31 - 1),
-        (_M_TOP_PAD, 256 << 20),
-    )
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 
 
 class TorchEngine:

@@ -48,7 +48,7 @@ class ModelStore:
         with self._lock:
             if config.model not in self._loaded:
                 bundle = Bundle.load(config.model)
-                engine = load_engine(bundle, device=self._device, keep_blocks=True)
+                engine = load_engine(bundle, device=self._device)
                 _prove(engine, bundle)
                 self._loaded[config.model] = (engine, bundle)
             engine, bundle = self._loaded[config.model]

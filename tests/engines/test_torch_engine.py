@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from kstream.engines import load_engine
-from kstream.engines.torch_engine import TorchEngine, keep_large_blocks
+from kstream.engines.memory import keep_large_blocks
+from kstream.engines.torch_engine import TorchEngine
 from kstream.errors import ModelError, ShapeError
 from kstream.models.breast import ComplexUNet
 from kstream.models.bundle import Bundle, BundleInfo, save_bundle

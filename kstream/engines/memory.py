@@ -1,0 +1,30 @@
+"""How this process keeps the memory of large activations."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # malloc.h of glibc
+
+
+def keep_large_blocks() -> bool:
+    """Let glibc reuse large blocks instead of returning them to the system at every free; True where it did.
+
+    Activations of tens of megabytes are otherwise mapped, page-faulted and unmapped at every layer: the shipped network
+    took 0.65 s a patch by default and 0.33 s with this on two cores, for up to 70 % more resident memory. A setting of
+    the whole process, to be made before it has threads: those that exist keep arenas of their own, which cannot hold a
+    block over 64 MB (0.55 s a patch). Elsewhere than on glibc it does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = (
+        (_M_ARENA_MAX, 1),
+        (_M_MMAP_THRESHOLD, 1 << 30),
+        (_M_TRIM_THRESHOLD, 2**31 - 1),
+        (_M_TOP_PAD, 256 << 20),
+    )
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
