@@ -177,7 +177,7 @@ def resolve(
         layers.append((f"file {file.name}", _read_toml(file)))
     layers.append(("--set", _from_settings(settings)))
     if parameters:
-        _check_client_model(str(parameters.get("segment.model", "")))
+        _check_client_model(str(parse_value(str(parameters.get("segment.model", "")))))
         layers.append(("client", _from_settings(f"{key}={value}" for key, value in parameters.items())))
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
@@ -221,9 +221,13 @@ def _from_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         section, dot, key = name.strip().partition(".")
         if not (equals and dot and key):
             raise ConfigError(f"cannot understand setting {setting[:80]!r}", hint="--set section.key=value")
-        try:
-            value = tomllib.loads(f"value = {text.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
-        layer.setdefault(section, {})[key] = value
+        layer.setdefault(section, {})[key] = parse_value(text)
     return layer
+
+
+def parse_value(text: str) -> Any:
+    """A setting's value as TOML (number, boolean, list, quoted text), or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()

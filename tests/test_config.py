@@ -47,6 +47,13 @@ def test_wrong_settings_name_the_key(setting: str, problem: str) -> None:
         resolve("breast-dce", settings=[setting])
 
 
+def test_values_of_a_client_are_read_as_those_of_the_server() -> None:
+    for sent in ('""', '"\\"\\""'):
+        assert resolve("breast-dce", parameters={"segment.model": sent}).config.segment.model in ("", '""')
+    with pytest.raises(ConfigError, match="not a path"):
+        resolve("breast-dce", parameters={"segment.model": '"/etc"'})
+
+
 def test_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read configuration"):
         resolve("breast-dce", file=tmp_path / "missing.toml")

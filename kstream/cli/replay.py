@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +48,9 @@ def command(
         from .results import write_results
 
         write_results(results, recording, result, title=recording.name)
+    if quiet:  # without the bar, nobody has shown them yet
+        for error in result.errors:
+            print(error, file=sys.stderr)
     counts = result.summary
     print(
         f"sent {result.sent}, received {counts.get('received', '?')}, frames {counts.get('frames', '?')}, "
@@ -56,6 +60,9 @@ def command(
     raise typer.Exit(0 if result.n_images and not result.errors else 1)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, Any]:
+    """``section.key=value`` as a JSON parameter; the value is read as a server's own --set reads it."""
+    from ..config import parse_value
+
     key, _, value = text.partition("=")
-    return key, value
+    return key.strip(), parse_value(value)

@@ -93,6 +93,7 @@ def test_serve_replay_and_sigterm(tmp_path: Path) -> None:
     assert good.returncode == 0, good.stderr
     assert "received 158, frames 3, images 15, dropped 0" in good.stdout
     assert bad.returncode != 0
+    assert bad.stderr.startswith("error: there is no preset 'nonsense'")
     assert "there is no preset 'nonsense'" in log
     assert server.returncode == 0
 
