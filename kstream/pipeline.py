@@ -48,6 +48,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
     counters = Counters()
     plan = FramePlan.of(scan, config.frames.by, config.frames.n_frames, config.frames.readouts_per_frame)
     _check_frames(plan, config)
+    _check_density(scan, config)
     trajectory, coils, gridding, images = config.trajectory, config.coils, config.gridding, config.images
     stages: list[Stage] = [
         RouteReadouts(scan, config.readouts.samples, counters),
@@ -88,6 +89,19 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
         stages.append(segment)
     stages += [ToImageSpace(), MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type)]
     return Measurement(Pipeline(*stages, source=[Acquisition]), counters, plan)
+
+
+def _check_density(scan: Scan, config: Config) -> None:
+    """Refuse weights of another kind of trajectory: the image would come out, and be wrong."""
+    kinds = {"polar": ("radial", "goldenangle", "spiral"), "uniform": ("cartesian", "epi")}
+    for method, trajectories in kinds.items():
+        if scan.trajectory in trajectories and config.gridding.density != method:
+            raise ScanError(
+                f"{config.gridding.density} density weights do not suit a {scan.trajectory} scan",
+                where="header and gridding.density",
+                likely="the preset is of another kind of scan",
+                hint=f"--set gridding.density={method}, or another preset (`kstream config`)",
+            )
 
 
 def _check_frames(plan: FramePlan, config: Config) -> None:

@@ -170,6 +170,13 @@ def test_impossible_headers_are_refused_before_anything_is_allocated(
         build_pipeline(scan_like(exam, **changes), RECON)
 
 
+def test_preset_of_another_trajectory_is_refused(exam: BreastExam) -> None:
+    with pytest.raises(ScanError, match="uniform density weights do not suit a goldenangle scan"):
+        build_pipeline(exam.scan, resolve("recon-cartesian").config)
+    with pytest.raises(ScanError, match="polar density weights do not suit a cartesian scan"):
+        build_pipeline(scan_like(exam, trajectory="cartesian"), RECON)
+
+
 def test_frames_that_never_fill_are_stopped_before_they_fill_the_memory(exam: BreastExam) -> None:
     config = resolve("breast-dce-recon", settings=["gridding.memory_gib=0.004"]).config
     pipeline = build_pipeline(exam.scan, config).pipeline
