@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .segment.stage import Segment
 
 
+MAX_PLANE_VOXELS = 512 * 512
+"""Largest plane that is segmented: the papers use 320 x 320 and 384 x 384, and memory grows with the plane."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A pipeline for one measurement, with its counters and its frame plan."""
@@ -49,6 +53,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
     plan = FramePlan.of(scan, config.frames.by, config.frames.n_frames, config.frames.readouts_per_frame)
     _check_frames(plan, config)
     _check_density(scan, config)
+    _check_plane(scan, config)
     trajectory, coils, gridding, images = config.trajectory, config.coils, config.gridding, config.images
     stages: list[Stage] = [
         RouteReadouts(scan, config.readouts.samples, counters),
@@ -89,6 +94,18 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
         stages.append(segment)
     stages += [ToImageSpace(), MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type)]
     return Measurement(Pipeline(*stages, source=[Acquisition]), counters, plan)
+
+
+def _check_plane(scan: Scan, config: Config) -> None:
+    """Refuse planes that a network would need gigabytes for, before any readout is taken."""
+    nx, ny, _ = scan.recon_matrix
+    if config.segment.model and nx * ny > MAX_PLANE_VOXELS:
+        raise ScanError(
+            f"a plane of {nx} x {ny} voxels is too large to segment; the limit is {MAX_PLANE_VOXELS} voxels",
+            where="reconSpace of the header",
+            likely="the header is wrong",
+            hint="a preset without a network (`kstream config`)",
+        )
 
 
 def _check_density(scan: Scan, config: Config) -> None:

@@ -170,6 +170,11 @@ def test_impossible_headers_are_refused_before_anything_is_allocated(
         build_pipeline(scan_like(exam, **changes), RECON)
 
 
+def test_plane_too_large_for_a_network_is_refused(exam: BreastExam) -> None:
+    with pytest.raises(ScanError, match="too large to segment"):
+        build_pipeline(scan_like(exam, recon_matrix=(65535, 40, 9)), resolve("breast-dce").config)
+
+
 def test_preset_of_another_trajectory_is_refused(exam: BreastExam) -> None:
     with pytest.raises(ScanError, match="uniform density weights do not suit a goldenangle scan"):
         build_pipeline(exam.scan, resolve("recon-cartesian").config)

@@ -28,6 +28,8 @@ def command(
     from ..mrd.importing import ArraySource, import_arrays, mend_recording
     from ..mrd.recording import write_recording
 
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConfigError("the import would overwrite its source", where=str(output), hint="another output file")
     if source.suffix in (".mat", ".npy"):
         if angles not in ("", "full-circle", "half-circle", "golden"):
             raise ConfigError(f"unknown --angles {angles!r}", hint="full-circle, half-circle, golden, or nothing")

@@ -113,7 +113,7 @@ def mend_recording(
 ) -> tuple[Scan, list[Acquisition]]:
     """A recording with limits counted from its acquisitions, a declared trajectory unit and a field of view in mm.
 
-    Readouts that are not for imaging, or whose length differs from the rest, are left out.
+    Noise readouts stay; others that are not for imaging, or whose length differs from the rest, are left out.
 
     Parameters
     ----------
@@ -130,6 +130,8 @@ def mend_recording(
     usual = max(set(lengths), key=lengths.count)
     kept = [a for a in imaging if a.data.shape[1] == usual]
     limits = {name: _counted(kept, name, scan.limits.get(name)) for name in (*scan.limits, *COUNTED)}
+    noise = AcquisitionFlag.IS_NOISE_MEASUREMENT
+    chosen = [a for a in acquisitions if a.has(noise) or (not a.has(NOT_IMAGING) and a.data.shape[1] == usual)]
     units = {"trajectory_units": trajectory_units} if trajectory_units else {}
     mended = replace(
         scan,
@@ -141,7 +143,7 @@ def mend_recording(
         n_coils=kept[0].data.shape[0],
         user_parameters={**scan.user_parameters, **units},
     )
-    return replace(mended, xml=build_header(mended)), kept
+    return replace(mended, xml=build_header(mended)), chosen
 
 
 def _scaled(fov_mm: Vector, scale: float) -> Vector:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import KstreamError, PeerError, ProtocolError
+from ..errors import KstreamError, PeerError, ProtocolError, RecordingError
 from ..mrd.codec import Decoder, encode
 from ..mrd.messages import Close, ConfigFile, Header, Image, Text
 from ..mrd.recording import ImageWriter, Recording
@@ -91,6 +91,8 @@ def replay(
     RecordingError : the file is not a recording, or has no acquisitions.
     PeerError : no connection, or the server vanished or fell silent.
     """
+    if output is not None and output.exists() and output.samefile(recording):
+        raise RecordingError("the images would overwrite the recording", where=str(output), hint="another --output")
     with Recording(recording, group) as source:
         connection = _connect(host, port)
         result = ReplayResult(begin_ns=time.monotonic_ns())

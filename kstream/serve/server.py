@@ -200,7 +200,6 @@ class ServerSession:
                 state.resolved = resolved
             config = resolved.config
             state.measurement = build_pipeline(scan, config, self._store.segment(config.segment))
-            self._store.warm_up(config.segment, (scan.recon_matrix[1], scan.recon_matrix[0]))
             state.runner = ThreadRunner(
                 state.measurement.pipeline, self._deliver, self._settings.queue, done=self._count_latency
             )

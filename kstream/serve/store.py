@@ -30,7 +30,6 @@ class ModelStore:
         self._device = device
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[Engine, Bundle]] = {}
-        self._warm: set[tuple[str, int, int]] = set()
 
     def segment(self, config: SegmentConfig) -> Segment | None:
         """The network step for one measurement; None when the configuration names no model.
@@ -53,15 +52,6 @@ class ModelStore:
                 self._loaded[config.model] = (engine, bundle)
             engine, bundle = self._loaded[config.model]
         return Segment(engine, bundle.info, config.frames)
-
-    def warm_up(self, config: SegmentConfig, shape: tuple[int, int]) -> None:
-        """Run a model once on an empty patch of this ``(y, x)``: the first run of a size takes up to twice as long."""
-        key = (config.model, *shape)
-        if config.model not in self._loaded or key in self._warm:
-            return
-        engine, bundle = self._loaded[config.model]
-        engine.run(np.zeros((1, 2, bundle.info.patch_depth, *shape), np.float32))
-        self._warm.add(key)
 
 
 def _prove(engine: Engine, bundle: Bundle) -> None:

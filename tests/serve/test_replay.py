@@ -7,6 +7,7 @@ import pytest
 
 from kstream.errors import PeerError, RecordingError
 from kstream.mrd.codec import encode
+from kstream.mrd.importing import mend_recording
 from kstream.mrd.messages import Text
 from kstream.mrd.recording import read_images, write_recording
 from kstream.serve.replay import replay
@@ -57,6 +58,18 @@ def test_no_server_is_told_with_what_to_try(recording: Path) -> None:
     with pytest.raises(PeerError, match="no connection to") as raised:
         replay(recording, port=port, preset="breast-dce")
     assert "kstream serve" in str(raised.value)
+
+
+def test_recording_is_never_overwritten_by_its_own_images(recording: Path) -> None:
+    before = recording.read_bytes()
+    with pytest.raises(RecordingError, match="would overwrite the recording"):
+        replay(recording, port=1, preset="breast-dce", output=recording)
+    assert recording.read_bytes() == before
+
+
+def test_mended_recording_keeps_its_noise_readouts(recording: Path) -> None:
+    _, acquisitions = mend_recording(recording)
+    assert len(acquisitions) == 5 + 3 * 13 * 4
 
 
 def test_missing_recording_is_told_before_anything_is_sent(tmp_path: Path) -> None:
