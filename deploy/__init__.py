@@ -1,1 +1,1 @@
-"""Room for what puts kstream on a host beside a scanner: engines, container file. Nothing is here yet."""
+"""Takes a preset and an image, gives OpenRecon packages; the other files here make the server a service."""

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .config import Config
 from .errors import ScanError
 from .mrd.stages import MakeImages
+from .readouts.delays import CorrectDelays
 from .readouts.framing import FramePlan, FrameReadouts
+from .readouts.oversampling import RemoveOversampling
 from .readouts.routing import RouteReadouts
-from .readouts.trajectory import ResolveTrajectory
+from .readouts.trajectory import ResolveTrajectory, SpokeOrder, planned_angles_rad
 from .readouts.whitening import Prewhiten
-from .recon.coils import CombineCoils
+from .recon import iterative
+from .recon.calibration import EspiritSettings
+from .recon.coils import CombineCoils, volume_maps
+from .recon.combine import CombineSpokes, frame_sums
+from .recon.compression import CompressCoils
 from .recon.contrast import SubtractContrast
+from .recon.density import AnglePlan
+from .recon.partial_fourier import FillPartialFourier
+from .recon.sampling import Sampling
+from .recon.sharing import ShareFrames
 from .recon.stages import GridReadouts, ToImageSpace
 from .stream import Pipeline, Stage
+from .stream.crew import Crew, Wake
 from .stream.telemetry import Counters
-from .types import Acquisition, Scan
+from .types import Acquisition, Complex, Scan
 
 if TYPE_CHECKING:
     from .segment.stage import Segment
@@ -36,7 +49,7 @@ class Measurement:
     plan: FramePlan
 
 
-def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -> Measurement:
+def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, crew: Crew | None = None) -> Measurement:
     """Steps from acquisitions to images.
 
     Parameters
@@ -44,6 +57,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
     scan : the header's content.
     config : settings, one section per step.
     segment : the network step, made by `load_segment`; without it, contrast differences leave the pipeline as they are.
+    crew : hands for the steps that can use some; without it, everything happens in the caller's thread.
 
     Raises
     ------
@@ -54,9 +68,9 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
     _check_frames(plan, config)
     _check_density(scan, config)
     _check_plane(scan, config)
-    trajectory, coils, gridding, images = config.trajectory, config.coils, config.gridding, config.images
+    trajectory, images = config.trajectory, config.images
     stages: list[Stage] = [
-        RouteReadouts(scan, config.readouts.samples, counters),
+        RouteReadouts(scan, config.readouts.samples, counters, config.readouts.not_finite),
         Prewhiten(config.noise.prewhiten, counters),
         ResolveTrajectory(
             scan,
@@ -65,35 +79,128 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None) -
             plan.n_spokes,
             trajectory.angle_index,
             trajectory.delay_samples,
+            order=_spoke_order(config),
+            angle_units=trajectory.angle_units,
+            outside=trajectory.outside,
+            counters=counters,
         ),
-        FrameReadouts(scan, plan, counters),
-        GridReadouts(
-            scan,
-            plan.readouts_per_plane,
-            plan.n_partitions,
-            plan.n_averages,
-            gridding.density,
-            gridding.oversampling,
-            gridding.width,
-            gridding.memory_gib,
-        ),
-        CombineCoils(
-            coils.method,
-            coils.calibration_frame,
-            coils.calibration_size,
-            coils.kernel,
-            coils.threshold,
-            coils.crop,
-            coils.map_size,
-            coils.iterations,
-        ),
+        CorrectDelays(scan, trajectory.delay, min(trajectory.delay_spokes, plan.n_spokes), plan.n_expected),
+        RemoveOversampling(scan, config.readouts.remove_oversampling),
+        FrameReadouts(scan, plan, counters, config.frames.close_after),
     ]
+    if config.coils.compress:
+        stages.append(CompressCoils(config.coils.compress, _readouts_of_all_directions(scan, plan)))
+        scan = replace(scan, n_coils=min(scan.n_coils, config.coils.compress))
+    stages += _combining(scan, config, plan, crew)
+    if config.partial_fourier.method != "zero":
+        stages.append(
+            FillPartialFourier(
+                scan, plan.n_partitions, config.partial_fourier.method, config.partial_fourier.iterations
+            )
+        )
+    if config.frames.share > 1:
+        stages.append(ShareFrames(config.frames.share))
     if config.contrast.subtract:
         stages.append(SubtractContrast(config.contrast.pre_frame))
     if segment is not None:
         stages.append(segment)
-    stages += [ToImageSpace(), MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type)]
-    return Measurement(Pipeline(*stages, source=[Acquisition]), counters, plan)
+    make_images = MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type, plan.by)
+    stages += [ToImageSpace(), make_images]
+    return Measurement(Pipeline(*stages, source=[Acquisition, Wake]), counters, plan)
+
+
+def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -> list[Stage]:
+    """Steps from readouts to coil-combined k-space: spokes that share coil maps are combined while they come."""
+    coils, gridding = config.coils, config.gridding
+    planned = planned_angles_rad(scan, config.trajectory.source, plan.n_spokes, _spoke_order(config))
+    aspect = scan.recon_fov_mm[1] / scan.recon_fov_mm[0]
+    angle_plan = AnglePlan(planned if gridding.angles == "gaps" else None, plan.n_averages, aspect)
+    sampling = Sampling(scan, plan.readouts_per_plane, plan.n_partitions, plan.n_averages, gridding.density, angle_plan)
+    if config.iterative.method != "off":
+        return [_iterating(config, config.iterative.method, sampling)]
+    if not _is_zero_wait(scan, config):
+        return [
+            GridReadouts(sampling, gridding.oversampling, gridding.width, gridding.memory_gib),
+            CombineCoils(
+                coils.method,
+                coils.calibration_frame,
+                coils.calibration_size,
+                coils.kernel,
+                coils.threshold,
+                coils.crop,
+                coils.map_size,
+                coils.iterations,
+            ),
+        ]
+    espirit = EspiritSettings(
+        coils.calibration_size,
+        coils.kernel,
+        coils.threshold,
+        coils.crop,
+        coils.map_size,
+        coils.iterations,
+        coils.weighting,
+    )
+    # The first spokes of a golden-angle frame cover all directions; those of a uniform frame only when it is full.
+    n_calibration = coils.calibration_spokes if scan.trajectory == "goldenangle" else 0
+    return [
+        CombineSpokes(
+            sampling,
+            espirit,
+            coils.calibration_frame,
+            n_calibration,
+            gridding.memory_gib,
+            crew,
+            frame_sums(gridding.device),
+        )
+    ]
+
+
+def _iterating(config: Config, method: iterative.Method, sampling: Sampling) -> Stage:
+    """One step from readouts to combined k-space of an iterated image."""
+    coils, steps = config.coils, config.iterative
+    espirit = (coils.calibration_size, coils.kernel, coils.threshold, coils.crop, coils.map_size, coils.iterations)
+    settings = iterative.IterativeSettings(
+        steps.iterations, steps.tolerance, steps.l2, method, steps.weight, steps.density
+    )
+
+    def maps_of(images: Complex) -> Complex:
+        return volume_maps(images, *espirit) if len(images) > 1 else np.ones_like(images)
+
+    return iterative.ReconstructIteratively(
+        sampling, maps_of, coils.calibration_frame, settings, config.gridding.memory_gib
+    )
+
+
+def _spoke_order(config: Config) -> SpokeOrder:
+    trajectory = config.trajectory
+    return SpokeOrder(trajectory.golden_order, trajectory.first_angle_deg, trajectory.alternate, trajectory.clockwise)
+
+
+def _readouts_of_all_directions(scan: Scan, plan: FramePlan) -> int:
+    """Readouts after which the energy of every coil has been seen: a few golden angles, or else a whole frame."""
+    few = 16 * plan.n_partitions * plan.n_averages
+    return min(few, plan.n_expected) if scan.trajectory == "goldenangle" else plan.n_expected
+
+
+def _is_zero_wait(scan: Scan, config: Config) -> bool:
+    """Spokes of several coils that share the maps of one frame can be combined while they come."""
+    if config.gridding.method == "coil-grids":
+        return False
+    reasons = {
+        "the trajectory is not radial": scan.trajectory not in ("radial", "goldenangle"),
+        "coils.method is rss": config.coils.method == "rss",
+        "every frame calibrates its own maps": config.coils.calibration_frame < 0,
+        "there is one coil": scan.n_coils == 1,
+    }
+    against = [reason for reason, applies in reasons.items() if applies]
+    if against and config.gridding.method == "zero-wait":
+        raise ScanError(
+            f"zero-wait combination is not possible: {', '.join(against)}",
+            where="header and configuration",
+            hint="--set gridding.method=auto",
+        )
+    return not against
 
 
 def _check_plane(scan: Scan, config: Config) -> None:
@@ -124,6 +231,13 @@ def _check_density(scan: Scan, config: Config) -> None:
 def _check_frames(plan: FramePlan, config: Config) -> None:
     """Refuse a configuration that asks for frames which this scan does not have: its result would stay empty."""
     pre = config.contrast.pre_frame
+    if config.contrast.subtract and pre < config.frames.share - 1:
+        raise ScanError(
+            f"contrast.pre_frame is frame {pre}, but the first output that spans {config.frames.share} frames is frame "
+            f"{config.frames.share - 1}",
+            where="configuration",
+            hint=f"--set contrast.pre_frame={config.frames.share - 1}",
+        )
     wanted = [("coils.calibration_frame", config.coils.calibration_frame)]
     wanted += [("contrast.pre_frame", pre), ("a post-contrast frame", pre + 1)] * config.contrast.subtract
     wanted += [("segment.frames", frame) for frame in config.segment.frames if config.segment.model]

@@ -105,6 +105,24 @@ class Acquisition:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What the scanner wrote into the header of the readout that a frame's geometry was read from.
+
+    Images hand it back, so that the host can sort them into the measurement that they came from.
+
+    Parameters
+    ----------
+    acquisition_time_stamp, physiology_time_stamp : ticks of the sender's clocks.
+    patient_table_position_mm : LPS.
+    """
+
+    measurement_uid: int = 0
+    acquisition_time_stamp: int = 0
+    physiology_time_stamp: tuple[int, int, int] = (0, 0, 0)
+    patient_table_position_mm: Vector = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where a reconstructed grid lies in the patient.
 
@@ -114,6 +132,7 @@ class Geometry:
     field_of_view_mm : extent along x, y, z.
     position_mm : centre of the volume, LPS, relative to the isocentre.
     read_dir, phase_dir, slice_dir : unit vectors (LPS) of x, y and z.
+    origin : the readout that said so; no part of a comparison, for every frame has another.
     """
 
     matrix: tuple[int, int, int]
@@ -122,6 +141,7 @@ class Geometry:
     read_dir: Vector = (1.0, 0.0, 0.0)
     phase_dir: Vector = (0.0, 1.0, 0.0)
     slice_dir: Vector = (0.0, 0.0, 1.0)
+    origin: Origin = field(default=Origin(), compare=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ RANK = {
     **dict.fromkeys(("training", "deploy"), 6),
     "serve": 7,
     **dict.fromkeys(("cli", "gadgets"), 8),
+    "__main__": 9,
 }
 
 
@@ -67,11 +68,12 @@ def test_rooms_import_only_lower_rooms(name: str) -> None:
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("torch", {"models", "engines", "training"}),
+        ("torch", {"models", "engines", "training", "recon"}),
         ("ismrmrd", {"mrd"}),
         ("socket", {"serve"}),
         ("threading", {"serve", "stream", "engines", "cli"}),
-        ("subprocess", {"cli", "deploy"}),
+        ("subprocess", {"cli", "deploy", "serve"}),
+        ("zmq", {"serve"}),
         ("multiprocessing", {"training"}),
         ("pickle", set()),
         ("monai", set()),
@@ -83,11 +85,19 @@ def test_packages_stay_in_their_rooms(package: str, rooms: set[str]) -> None:
     assert users <= rooms
 
 
+def test_reconstruction_imports_torch_in_one_module_only() -> None:
+    users = {n for n, p in MODULES.items() if room(n) == "recon" and "torch" in imports(n, p)}
+    assert users == {"kstream.recon.gpu"}
+
+
 def test_no_other_fast_fourier_transform_than_the_one_pair() -> None:
     users = {n for n, p in MODULES.items() if re.search(r"\bfft\.|scipy\.fft|np\.fft", p.read_text())}
     assert users <= {
         "kstream.recon.fourier",
         "kstream.recon.gridding",  # cropped transforms of the oversampled grid
+        "kstream.recon.gpu",  # the pair in torch, on a GPU
+        "kstream.recon.iterative",  # convolution with the point spread on a doubled grid
+        "kstream.readouts.oversampling",  # one-dimensional crop; readouts may not import recon
         "kstream.models.fourier",
         "kstream.simulate.fields",  # band-limited random fields
     }
@@ -112,7 +122,19 @@ def test_help_answers_without_torch_and_numpy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
-    for command in ("demo", "simulate", "serve", "replay", "import", "inspect", "config", "models", "doctor"):
+    for command in (
+        "demo",
+        "simulate",
+        "serve",
+        "worker",
+        "replay",
+        "stream",
+        "import",
+        "inspect",
+        "config",
+        "models",
+        "doctor",
+    ):
         assert command in found.stdout
 
 

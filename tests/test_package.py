@@ -24,8 +24,9 @@ def test_wheel_in_an_empty_environment_passes_its_doctor(tmp_path: Path) -> None
     python = tmp_path / "empty" / "bin" / "python"
     lock = ["--constraint", LOCK] if sys.version_info[:2] == (3, 11) else []
     run(python, "-m", "pip", "install", "-qq", *lock, wheel)
-    rows = json.loads(run(tmp_path / "empty" / "bin" / "kstream", "doctor", "--json"))
-    assert all(row["ok"] for row in rows), rows
+    found = json.loads(run(tmp_path / "empty" / "bin" / "kstream", "doctor", "--json"))
+    assert found["ok"]
+    assert all(check["ok"] for check in found["checks"]), found
     listed = run(
         python, "-c", "import kstream.training, kstream.gadgets, kstream.deploy; print(kstream.training.__file__)"
     )

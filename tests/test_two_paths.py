@@ -10,7 +10,7 @@ from kstream.cli.results import newest_volume
 from kstream.engines import load_engine
 from kstream.models.bundle import SHIPPED, Bundle
 from kstream.segment.metrics import dice
-from kstream.segment.stage import segment_volume
+from kstream.segment.volume import segment_volume
 from kstream.serve.replay import replay
 from kstream.simulate.exam import save_exam, simulate_breast_exam
 from kstream.simulate.protocol import BreastProtocol

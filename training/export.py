@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..engines.torch_engine import TorchEngine
 from ..models.bundle import INTENDED_USE, Bundle, BundleInfo, save_bundle
 from ..models.registry import architecture, cost
-from ..segment.stage import to_channels
+from ..segment.volume import to_channels
 from .data import Exam
 from .evaluate import ExamScore, summarise, to_csv, to_markdown
 from .experiment import Experiment

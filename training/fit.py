@@ -27,7 +27,7 @@ from ..engines.torch_engine import TorchEngine
 from ..errors import ConfigError, ModelError
 from ..models.registry import build
 from ..segment.patches import cut_patch
-from ..segment.stage import to_channels
+from ..segment.volume import to_channels
 from .augment import augment
 from .data import Exam
 from .evaluate import Summary, evaluate, summarise

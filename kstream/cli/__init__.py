@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
 from ..errors import KstreamError
-from . import config, demo, doctor, import_, inspect, models, replay, serve, simulate
+from . import (
+    config,
+    demo,
+    doctor,
+    examples,
+    export,
+    import_,
+    inspect,
+    models,
+    package,
+    ping,
+    recover,
+    replay,
+    report,
+    serve,
+    simulate,
+    stream,
+    worker,
+)
 
 app = typer.Typer(
     name="kstream",
     help="Reads MRI raw data while the scanner is still running. For research use only.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # 0.15 s instead of 0.23 s for a --help, and the same text in a pipe
+    context_settings={"max_content_width": 110},
 )
-app.command("demo")(demo.command)
-app.command("simulate")(simulate.command)
-app.command("serve")(serve.command)
-app.command("replay")(replay.command)
-app.command("import")(import_.command)
-app.command("inspect")(inspect.command)
-app.command("config")(config.command)
-app.command("models")(models.command)
-app.command("doctor")(doctor.command)
+
+
+def _add(name: str, command: Callable[..., None]) -> None:
+    app.command(name, short_help=examples.SHORT.get(name), epilog=examples.of(name))(command)
+
+
+_add("demo", demo.command)
+_add("simulate", simulate.command)
+_add("serve", serve.command)
+_add("worker", worker.command)
+_add("replay", replay.command)
+_add("stream", stream.command)
+_add("import", import_.command)
+_add("inspect", inspect.command)
+_add("recover", recover.command)
+_add("report", report.command)
+_add("export", export.command)
+app.add_typer(config.app, name="config", short_help=examples.SHORT["config"])
+_add("models", models.command)
+_add("doctor", doctor.command)
+_add("ping", ping.command)
+app.add_typer(package.app, name="package")
 
 
 def main() -> None:

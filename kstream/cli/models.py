@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,42 +15,42 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """List the networks and the shipped bundles, or show one (parameters and multiply-accumulates are counted)."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..errors import ConfigError
+    from ..errors import ConfigError, did_you_mean
     from ..models.bundle import Bundle, shipped
     from ..models.registry import ARCHITECTURES
+    from .tables import print_json, print_rows
 
-    console = Console(highlight=False)
     if action == "list":
         rows = [{"kind": "architecture", "name": a.name, "about": a.description} for a in ARCHITECTURES.values()]
         rows += [{"kind": "bundle", "name": name, "about": Bundle.load(name).info.description} for name in shipped()]
         if json:
-            print(json_.dumps(rows, indent=2))
-            return
-        table = Table("kind", "name", "about", box=None)
-        for row in rows:
-            table.add_row(row["kind"], row["name"], row["about"])
-        console.print(table)
+            print_json(rows)
+        else:
+            print_rows([(row["kind"], row["name"], row["about"]) for row in rows], "kind", "name", "about")
         return
-    if action != "show" or not name:
-        raise ConfigError(f"unknown action {action!r}", hint="kstream models list | kstream models show NAME [--json]")
+    if action != "show":
+        raise ConfigError(f"unknown action {action[:80]!r}", hint=did_you_mean(action, ("list", "show")))
+    if not name:
+        raise ConfigError("which one shall be shown?", hint="kstream models list")
     shown = _describe(name)
     if json:
-        print(json_.dumps(shown, indent=2))
-        return
-    for key, value in shown.items():
-        console.print(
-            f"[bold]{key:<14}[/bold]", value if isinstance(value, str) else json_.dumps(value), soft_wrap=True
-        )
+        print_json(shown)
+    else:
+        print_rows([(key, value if isinstance(value, str) else json_.dumps(value)) for key, value in shown.items()])
 
 
 def _describe(name: str) -> dict[str, Any]:
     """An architecture with its counted cost, or a bundle's description with the cost of its network per patch."""
-    from ..models.bundle import Bundle
+    from ..errors import ModelError, did_you_mean
+    from ..models.bundle import Bundle, shipped
     from ..models.registry import ARCHITECTURES, cost
 
+    if name not in (*ARCHITECTURES, *shipped()) and not Path(name).exists():
+        raise ModelError(
+            f"there is no model {name[:80]!r}",
+            likely="no network and no shipped bundle has that name, and there is no such folder",
+            hint=did_you_mean(name, (*ARCHITECTURES, *shipped()), "kstream models list"),
+        )
     if name in ARCHITECTURES:
         entry = ARCHITECTURES[name]
         counted = cost(name)

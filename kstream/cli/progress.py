@@ -1,4 +1,7 @@
-"""The progress bar of a replay: acquisitions, frames, milliseconds per frame, and what the server says."""
+"""The progress of a replay: acquisitions, frames, milliseconds per frame, and what the server says.
+
+A bar on a terminal; off it (a log file, a pipe) plain lines: one at each quarter and one for each frame.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ class ReplayProgress:
 
     def __init__(self, n_acquisitions: int, unit: str = "readouts", quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._is_bar = self._console.is_terminal
+        self._n_acquisitions, self._unit, self._quarter = n_acquisitions, unit, 0
         self._bar = Progress(
             TextColumn("[bold]replay"),
             BarColumn(bar_width=None),
@@ -44,16 +49,22 @@ class ReplayProgress:
         self._task = self._bar.add_task("replay", total=n_acquisitions, frames=0, ms="")
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._is_bar:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._is_bar:
+            self._bar.stop()
 
     def sent(self, n_sent: int) -> None:
         self._bar.update(self._task, completed=n_sent)
+        quarter = 4 * n_sent // max(1, self._n_acquisitions)
+        if not self._is_bar and quarter > self._quarter:
+            self._quarter = quarter
+            self._line(f"replay: {n_sent} of {self._n_acquisitions} {self._unit} sent")
 
     def text(self, text: str) -> None:
         """A TEXT of the server."""
@@ -61,7 +72,13 @@ class ReplayProgress:
         if found:
             self._frames.add(int(found[1]))
             self._bar.update(self._task, frames=len(self._frames), ms=f"{found[3]} ms/frame ({found[2]})")
+            if not self._is_bar:
+                self._line(f"replay: frame {found[1]}: {found[2]} came {found[3]} ms after its last readout")
         elif text.startswith("ERR"):
-            self._console.print(text[4:], style="red", markup=False)
+            self._line(text[4:], "red")
         elif text.startswith("WRN"):
-            self._console.print(text[4:], style="yellow", markup=False)
+            self._line(text[4:], "yellow")
+
+    def _line(self, text: str, style: str = "") -> None:
+        """One line above the bar; off a terminal it is never wrapped."""
+        self._console.print(text, style=style, markup=False, soft_wrap=not self._is_bar)

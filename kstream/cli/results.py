@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
+from ..errors import ModelError, ScanError
 from ..models.bundle import Bundle
-from ..mrd.images import label_table
+from ..mrd.images import frame_of, label_table
 from ..mrd.messages import Image
 from ..output.nifti import geometry_from_images, write_nifti
+from ..output.nrrd import write_seg_nrrd
 from ..output.overlay import montage_png, overlay_gif, overlay_png
 from ..output.report import write_report
 from ..output.runinfo import Histogram, ModelUsed, RunInfo, Score, Setting, StageTime, TimelineEvent
@@ -31,20 +33,83 @@ PACKAGES = ("kstream", "numpy", "scipy", "torch", "h5py", "ismrmrd")
 
 @dataclass(frozen=True)
 class Volume:
-    """A stack of returned images: pixels ``(z, y, x)`` and where they lie."""
+    """A stack of returned images: pixels ``(z, y, x)`` and where they lie.
+
+    Parameters
+    ----------
+    rescale_slope, rescale_intercept : value = slope * pixel + intercept.
+    slice_thickness_mm : of one image; the slice distance is larger if there are gaps.
+    provenance : what made a label map: attributes that begin with ``kstream_``, without that.
+    """
 
     data: NDArray[Any]
     geometry: Geometry
     table: LabelTable | None
+    rescale_slope: float = 1.0
+    rescale_intercept: float = 0.0
+    slice_thickness_mm: float = 0.0
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def magnitude(self) -> NDArray[np.float32]:
+        """Values as float32: rescaled, and the magnitude of complex ones."""
+        pixels = np.abs(self.data) if np.iscomplexobj(self.data) else self.data.astype(np.float64)
+        return (self.rescale_slope * pixels + self.rescale_intercept).astype(np.float32)
+
+    @property
+    def named_table(self) -> LabelTable:
+        """The label table, for files that cannot do without.
+
+        Raises
+        ------
+        ScanError : the images carry none.
+        """
+        if self.table is None:
+            raise ScanError(
+                "the label images carry no LabelTable",
+                likely="another program made them, or the series is no label map",
+                hint="export as NIfTI, or name another --label-series",
+            )
+        return self.table
+
+
+def volumes(images: list[Image]) -> dict[int, Volume]:
+    """All frames of one series by number, slices in order of position."""
+    frames: dict[int, list[Image]] = {}
+    for image in images:
+        frames.setdefault(frame_of(image), []).append(image)
+    return {frame: _stacked(frames[frame]) for frame in sorted(frames)}
 
 
 def newest_volume(images: list[Image]) -> Volume:
-    """The frame with the highest repetition of one series, slices in order of position."""
-    frame = max(int(image.header["repetition"]) for image in images)
-    slices = [image for image in images if int(image.header["repetition"]) == frame]
-    geometry, order = geometry_from_images([image.header for image in slices])
-    data = np.stack([slices[i].data[0, 0] for i in order])
-    return Volume(data, geometry, label_table(slices[0]))
+    """The last frame of one series."""
+    newest = max(frame_of(image) for image in images)
+    return _stacked([image for image in images if frame_of(image) == newest])
+
+
+def _stacked(images: list[Image]) -> Volume:
+    """One volume of the images of one frame: several of one slice each, or one of all slices."""
+    geometry, order = geometry_from_images([image.header for image in images])
+    first = images[order[0]]
+    is_volume = len(images) == 1
+    return Volume(
+        data=first.data[0] if is_volume else np.stack([images[i].data[0, 0] for i in order]),
+        geometry=geometry,
+        table=label_table(first),
+        rescale_slope=_number(first.meta, "RescaleSlope", 1.0),
+        rescale_intercept=_number(first.meta, "RescaleIntercept", 0.0),
+        slice_thickness_mm=geometry.voxel_size_mm[2] if is_volume else float(first.header["field_of_view"][2]),
+        provenance={
+            key.removeprefix("kstream_"): str(value) for key, value in first.meta.items() if key.startswith("kstream_")
+        },
+    )
+
+
+def _number(meta: Mapping[str, Any], name: str, default: float) -> float:
+    try:
+        return float(meta.get(name, default))
+    except (TypeError, ValueError):  # a list, or what a peer wrote in words
+        return default
 
 
 def write_results(
@@ -59,23 +124,32 @@ def write_results(
 ) -> RunInfo:
     """Write everything that a user wants to look at after a replay, and give the account of the run.
 
-    Files: ``magnitude.nii.gz``, ``labels.nii.gz``, ``overlay_z*.png`` for each slice with a lesion, ``overview.png``,
-    ``volume.gif``, ``run.json``, ``report.html``.
+    Files: ``magnitude.nii.gz``, ``labels.nii.gz`` and ``labels.seg.nrrd`` of the newest frame (`kstream export` writes
+    all frames, and DICOM), ``overlay_z*.png`` for each slice with a lesion, ``overview.png``, ``volume.gif``,
+    ``run.json``, ``report.html``. Those of an earlier run are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[tuple[str, bytes]] = []
     labels: Volume | None = None
     if magnitude_series in result.images:
         magnitude = newest_volume(result.images[magnitude_series])
-        write_nifti(folder / "magnitude.nii.gz", magnitude.data.astype(np.float32), magnitude.geometry)
+        write_nifti(folder / "magnitude.nii.gz", magnitude.magnitude, magnitude.geometry, overwrite=True)
         if label_series in result.images:
             labels = newest_volume(result.images[label_series])
-            write_nifti(folder / "labels.nii.gz", labels.data.astype(np.uint8), labels.geometry)
+            _write_labels(folder, labels)
             pictures = _pictures(folder, magnitude, labels, truth)
     info = _account(recording, result, title, labels, truth, label_series)
     (folder / "run.json").write_text(info.to_json(), encoding="utf-8")
     write_report(folder / "report.html", info, pictures)
     return info
+
+
+def _write_labels(folder: Path, labels: Volume) -> None:
+    pixels, place, table = labels.data.astype(np.uint8), labels.geometry, labels.table
+    write_nifti(folder / "labels.nii.gz", pixels, place, table=table, overwrite=True)
+    if table is not None:
+        path = folder / "labels.seg.nrrd"
+        write_seg_nrrd(path, pixels, place, table, provenance=labels.provenance, overwrite=True)
 
 
 def _pictures(

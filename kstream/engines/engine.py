@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import numpy as np
@@ -37,16 +38,22 @@ def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "fp32") ->
 
     Parameters
     ----------
-    device : ``cpu`` or a CUDA device in torch's words.
+    device : ``cpu`` or a CUDA device in torch's words; several, separated by commas, are tried in this order
+        (``cuda,cpu``), also when one fails while it runs.
     precision : ``fp32`` or ``bf16`` (autocast; the Fourier bridge stays float32).
 
     Raises
     ------
     ModelError : if the precision or the device cannot be had, or the weights do not fit.
     """
+    from .fallback import FallbackEngine
     from .torch_engine import TorchEngine
 
     if precision not in PRECISIONS:
         raise ModelError(f"unknown precision {precision!r}", hint="known: " + ", ".join(PRECISIONS))
     provenance = {"model": bundle.info.name, "sha256": bundle.info.sha256}
-    return TorchEngine(bundle.build(), provenance, device, precision)
+    makers = [
+        functools.partial(lambda name: TorchEngine(bundle.build(), provenance, name, precision), name.strip())
+        for name in device.split(",")
+    ]
+    return makers[0]() if len(makers) == 1 else FallbackEngine(makers)

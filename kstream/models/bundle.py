@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 from ..types import LabelTable
 from .registry import architecture, build
 
@@ -206,8 +206,8 @@ def _find(source: str | Path) -> Path:
             return folder
     raise ModelError(
         f"no model bundle {str(source)!r}",
-        likely=f"the folder does not exist or lacks {DESCRIPTION}",
-        hint="shipped: " + (", ".join(shipped()) or "none"),
+        likely=f"no shipped bundle has that name, and no folder with a {DESCRIPTION}",
+        hint=did_you_mean(str(source), shipped(), "kstream models list"),
     )
 
 

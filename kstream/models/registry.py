@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,7 @@ def architecture(name: str) -> Architecture:
         raise ModelError(
             f"unknown architecture {name!r}",
             likely="a bundle or experiment of a newer kstream, or a typing error",
-            hint="known: " + ", ".join(ARCHITECTURES),
+            hint=did_you_mean(name, tuple(ARCHITECTURES)),
         )
     return ARCHITECTURES[name]
 

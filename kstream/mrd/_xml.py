@@ -11,6 +11,11 @@ from ..errors import ProtocolError
 
 MAX_DEPTH = 64
 MAX_ELEMENTS = 50_000
+"""Elements, attributes and namespaces together."""
+MAX_MARKUP_BYTES = 2**20
+"""Of one tag with its attributes, or one comment: a million attributes of one element take more than a second."""
+
+_STEP_BYTES = 2**18
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -29,12 +34,13 @@ def read_xml(xml: bytes, what: str) -> Element:
     Raises
     ------
     ProtocolError
-        If `xml` is not well-formed, declares a DTD, or is nested deeper than ``MAX_DEPTH`` or has more elements
-        than ``MAX_ELEMENTS``; `what` names the document in the message.
+        If `xml` is not well-formed, declares a DTD, is nested deeper than ``MAX_DEPTH``, has more elements and
+        attributes than ``MAX_ELEMENTS`` or a tag of more than ``MAX_MARKUP_BYTES``; `what` names the document in the
+        message.
     """
     reader = _Reader(what)
     try:
-        reader.parser.Parse(xml, True)
+        reader.parse(xml)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise ProtocolError(
@@ -43,7 +49,8 @@ def read_xml(xml: bytes, what: str) -> Element:
             likely="it was cut short, or something else was sent in its place",
         ) from error
     except (LookupError, ValueError) as error:
-        raise ProtocolError(f"{what} has an encoding that cannot be read: {error}", hint="send UTF-8") from error
+        what = f"{what} has an encoding that cannot be read: {error}"
+        raise ProtocolError(what, where="XML declaration", hint="send UTF-8") from error
     return reader.builder.close()
 
 
@@ -58,9 +65,17 @@ class _Reader:
         self.parser = expat.ParserCreate(namespace_separator="}")
         self.parser.buffer_text = True
         self.parser.StartDoctypeDeclHandler = self._refuse_dtd
+        self.parser.StartNamespaceDeclHandler = self._namespace
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self.builder.data
+
+    def parse(self, xml: bytes) -> None:
+        """Read in steps, and look after each how much of what was read expat cannot make sense of yet."""
+        for end in range(_STEP_BYTES, max(len(xml), 1) + _STEP_BYTES, _STEP_BYTES):
+            self.parser.Parse(xml[end - _STEP_BYTES : end], end >= len(xml))
+            if end < len(xml) and end - self.parser.CurrentByteIndex > MAX_MARKUP_BYTES:
+                raise self._refuse(f"has a tag or a comment of more than {MAX_MARKUP_BYTES} bytes")
 
     def _refuse(self, why: str) -> ProtocolError:
         return ProtocolError(f"{self.what} {why}", where=f"line {self.parser.CurrentLineNumber}")
@@ -68,13 +83,19 @@ class _Reader:
     def _refuse_dtd(self, *_: Any) -> None:
         raise self._refuse("declares a DTD, which is refused")
 
+    def _namespace(self, *_: Any) -> None:
+        self._count(1)
+
+    def _count(self, n: int) -> None:
+        self.n_elements += n
+        if self.n_elements > MAX_ELEMENTS:
+            raise self._refuse(f"has more than {MAX_ELEMENTS} elements and attributes")
+
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        self.n_elements += 1
+        self._count(1 + len(attributes))
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise self._refuse(f"is nested deeper than {MAX_DEPTH} elements")
-        if self.n_elements > MAX_ELEMENTS:
-            raise self._refuse(f"has more than {MAX_ELEMENTS} elements")
         self.builder.start(_qualified(tag), attributes)
 
     def _end(self, tag: str) -> None:

@@ -110,6 +110,26 @@ def parse_header(xml: bytes) -> Scan:
     )
 
 
+_PRIVATE = {"subjectInformation", "accessionNumber", "referringPhysicianName", "studyDescription", "studyID"}
+
+
+def patient_words(xml: bytes) -> set[str]:
+    """Every text of a header that tells who the patient is, whole and in its parts: what no log may show.
+
+    Empty for what is not a header.
+    """
+    try:
+        root = read_xml(xml.rstrip(b"\0"), "the header")
+    except ProtocolError:
+        return set()
+    words: set[str] = set()
+    for element in root.iter():
+        if element.tag.rpartition("}")[2] in _PRIVATE:
+            texts = [(inner.text or "").strip() for inner in element.iter()]
+            words.update(part for text in texts for part in (text, *text.replace("^", " ").split()))
+    return {word for word in words if len(word) > 2 or (word.isdigit() and len(word) > 1)}
+
+
 def build_header(scan: Scan, *, patient_free: bool = True, patient_position: str = "HFS") -> bytes:
     """Write a header that is valid against the ISMRMRD schema.
 
@@ -212,6 +232,8 @@ def _limits(encoding: Element) -> dict[str, EncodingLimit]:
         minimum, maximum, center = (_optional(element, name, int, 0) for name in ("minimum", "maximum", "center"))
         if not 0 <= minimum <= maximum <= _MAX_COUNT:
             raise ScanError(f"the limits run from {minimum} to {maximum}, expected 0 to {_MAX_COUNT}", where=where)
+        if not 0 <= center <= _MAX_COUNT:
+            raise ScanError(f"the centre is {center}, expected 0 to {_MAX_COUNT}", where=where)
         limits[_LIMIT_NAMES.get(tag, tag)] = EncodingLimit(minimum, maximum, center)
     return limits
 
@@ -232,7 +254,7 @@ def _user_parameters(root: Element) -> dict[str, int | float | str]:
         try:
             parameters[name] = kind(value)
         except ValueError:
-            _log.warning("user parameter %r is %r, not a number; kept as text", name, value[:80])
+            _log.warning("user parameter %r is %r, not a number; kept as text", name[:80], value[:80])
             parameters[name] = value
     return parameters
 

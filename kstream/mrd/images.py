@@ -2,7 +2,8 @@
 
 The attributes follow what scanner hosts and working OpenRecon applications use: ``DataRole``, ``ImageType``,
 ``Keep_image_geometry`` (without it derived images are flipped), ``ImageRowDir`` and ``ImageColumnDir`` with 18
-decimals, integer windows, and a series of its own for every kind of image.
+decimals, integer windows, and a series of its own for every kind of image. No UID and nothing of the host's own
+(``IceMiniHead``) is sent: the host makes new ones for a new series.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanError, ShapeError
-from ..types import Complex, Geometry, KSpace, LabelMap, LabelTable, Scan, Vector
+from ..types import Complex, FrameImage, Geometry, KSpace, LabelMap, LabelTable, Scan, Vector
 from .messages import IMAGE_DTYPES, IMAGE_HEADER, IMAGE_TYPES, Image, Meta
 
 DISCLAIMER = "research use only"
@@ -22,11 +23,12 @@ DISCLAIMER = "research use only"
 _MAX_INDEX = 65535
 _DATA_TYPES = {dtype: number for number, dtype in IMAGE_DTYPES.items()}
 
-Counter = Literal["repetition", "contrast"]
+Counter = Literal["repetition", "contrast", "phase", "set"]
+"""Counters of an image header that can carry the frame."""
 
 
 def magnitude_images(
-    kspace: KSpace,
+    frame: KSpace | FrameImage,
     image: Complex,
     scan: Scan,
     series: int,
@@ -40,8 +42,8 @@ def magnitude_images(
 
     Parameters
     ----------
-    kspace : where the image came from: its frame, slice and geometry.
-    image : complex64 ``(z, y, x)``, the image of `kspace`, transformed by the caller.
+    frame : where the image came from: its frame, slice and geometry.
+    image : complex64 ``(z, y, x)``, the image of `frame`, transformed by the caller.
     scan : tells how many slices a frame has.
     series : ``image_series_index``; use another one for every kind of image.
     rescale_slope : None sends float32; a number sends uint16 with pixel = magnitude / slope, declared as
@@ -55,11 +57,11 @@ def magnitude_images(
     ShapeError
         If `image` has not the shape of the geometry.
     """
-    _check_shape(image.shape, kspace.geometry)
+    _check_shape(image.shape, frame.geometry)
     magnitude = np.abs(image)
     is_finite = np.isfinite(magnitude)
-    attributes: Meta = {"DataRole": "Image", "ImageType": "DERIVED\\PRIMARY\\M"}
-    attributes |= _common_meta(kspace.geometry, kspace.frame, description or f"{scan.protocol_name} magnitude".strip())
+    attributes: Meta = {"DataRole": "Image", "ImageType": "DERIVED\\PRIMARY\\M", "ImageProcessingHistory": "KSTREAM"}
+    attributes |= _common_meta(frame.geometry, frame.frame, description or f"{scan.protocol_name} magnitude".strip())
     if scan.te_ms > 0:
         attributes["EchoTime"] = f"{scan.te_ms:g}"
     if not is_finite.all():
@@ -71,7 +73,7 @@ def magnitude_images(
         attributes |= scaling
     attributes |= _window(float(magnitude.max()))
     attributes |= dict(meta or {})
-    return _slices(pixels, attributes, kspace, scan, series, frame_counter)
+    return _slices(pixels, attributes, frame, scan, series, frame_counter)
 
 
 def label_images(
@@ -107,6 +109,7 @@ def label_images(
     attributes: Meta = {
         "DataRole": ["Image", "Quantitative"],
         "ImageType": "DERIVED\\SECONDARY\\SEGMENTATION",
+        "ImageProcessingHistory": ["KSTREAM", "SEGMENTATION"],
         "LabelTable": _label_table_entries(labels.table),
     }
     attributes |= _common_meta(labels.geometry, labels.frame, description or f"{scan.protocol_name} labels".strip())
@@ -128,6 +131,12 @@ def label_table(image: Image) -> LabelTable | None:
         names.append(name)
         colours.append((red, green, blue))
     return LabelTable(tuple(names), tuple(colours))
+
+
+def frame_of(image: Image) -> int:
+    """The frame that an image of ours shows, whichever counter carries it; the repetition of anybody else's."""
+    frame = image.meta.get("Frame", "")
+    return int(frame) if isinstance(frame, str) and frame.isdecimal() else int(image.header["repetition"])
 
 
 class SeriesSplitter:
@@ -160,7 +169,12 @@ class SeriesSplitter:
 
 
 def _slices(
-    pixels: NDArray[Any], meta: Meta, item: KSpace | LabelMap, scan: Scan, series: int, frame_counter: Counter
+    pixels: NDArray[Any],
+    meta: Meta,
+    item: KSpace | FrameImage | LabelMap,
+    scan: Scan,
+    series: int,
+    frame_counter: Counter,
 ) -> list[Image]:
     """Cut ``(z, y, x)`` into messages of ``(1, 1, y, x)``."""
     n_z = pixels.shape[0]
@@ -187,16 +201,20 @@ def _header(pixels: NDArray[Any], geometry: Geometry, z: int, series: int) -> An
     header["channels"] = 1
     header["position"] = geometry.slice_position_mm(z)
     header["read_dir"], header["phase_dir"], header["slice_dir"] = _directions(geometry)
+    header["patient_table_position"] = geometry.origin.patient_table_position_mm
+    header["measurement_uid"] = geometry.origin.measurement_uid
+    header["acquisition_time_stamp"] = geometry.origin.acquisition_time_stamp
+    header["physiology_time_stamp"] = geometry.origin.physiology_time_stamp
     header["image_type"] = IMAGE_TYPES["magnitude"]
     header["image_series_index"] = series
     return header
 
 
 def _directions(geometry: Geometry) -> tuple[Vector, Vector, Vector]:
-    """Unit vectors of x, y and z; the patient axes if the scan left one at zero, which an image must not."""
+    """Unit vectors of x, y and z; the patient axes if the scan's are zero or not finite, as an image's may not be."""
     given = (geometry.read_dir, geometry.phase_dir, geometry.slice_dir)
     lengths = [float(np.linalg.norm(direction)) for direction in given]
-    if not all(length > 0 for length in lengths):
+    if not all(0 < length < np.inf for length in lengths):
         return (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
     read, phase, normal = (
         (x / length, y / length, z / length) for (x, y, z), length in zip(given, lengths, strict=True)
@@ -209,7 +227,7 @@ def _common_meta(geometry: Geometry, frame: int, description: str) -> Meta:
     return {
         "SeriesDescription": _ascii(description),
         "ImageComments": DISCLAIMER,
-        "ImageProcessingHistory": "KSTREAM",
+        "ImageComment": DISCLAIMER,  # the name that older hosts read
         "Keep_image_geometry": "1",
         "ImageRowDir": [f"{component:.18f}" for component in read],
         "ImageColumnDir": [f"{component:.18f}" for component in phase],
@@ -221,8 +239,9 @@ def _common_meta(geometry: Geometry, frame: int, description: str) -> Meta:
 def _rescaled(magnitude: NDArray[Any], slope: float) -> tuple[NDArray[Any], Meta]:
     if not slope > 0:
         raise ScanError(f"the rescale slope is {slope}, expected more than 0")
-    scaled = np.rint(magnitude / slope)
-    meta: Meta = {"RescaleSlope": repr(float(slope)), "RescaleIntercept": "0"}
+    declared = f"{slope:.10g}"  # DICOM's decimal strings have 16 characters; pixels are scaled by what is declared
+    scaled = np.rint(magnitude / float(declared))
+    meta: Meta = {"RescaleSlope": declared, "RescaleIntercept": "0"}
     n_clipped = int(np.count_nonzero(scaled > _MAX_INDEX))
     if n_clipped:
         meta["ClippedPixels"] = str(n_clipped)

@@ -141,7 +141,10 @@ class MessageId(IntEnum):
     ERROR = 8
     ACQUISITION = 1008
     IMAGE = 1022
+    RECON_DATA = 1023
+    IMAGE_ARRAY = 1024
     WAVEFORM = 1026
+    BUCKET = 1050
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,23 @@ class Waveform:
     data: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, 0), np.uint32))
 
 
-Message = ConfigFile | ConfigText | Header | Close | Text | Query | Response | Error | Acquisition | Image | Waveform
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """A message that is passed on as it came; `buffers` reads some of them.
+
+    Parameters
+    ----------
+    message_id : of the wire.
+    payload : all bytes after the id.
+    """
+
+    message_id: int
+    payload: memoryview
+
+
+Message = (
+    ConfigFile | ConfigText | Header | Close | Text | Query | Response | Error | Acquisition | Image | Waveform | Opaque
+)
 """Everything that crosses the wire."""
 
 

@@ -9,10 +9,11 @@ Files are written beside their final name and renamed when they are whole, so a 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,9 +26,18 @@ from numpy.typing import NDArray
 
 from ..errors import RecordingError
 from ..types import Acquisition, Scan
+from ._storage import Storage, deferred_signals, sync_folder
 from .header import parse_header
 from .images import SeriesSplitter
-from .messages import ACQUISITION_HEADER, IMAGE_DTYPES, IMAGE_HEADER, Image, acquisition_fault
+from .messages import (
+    ACQUISITION_HEADER,
+    IMAGE_DTYPES,
+    IMAGE_HEADER,
+    WAVEFORM_HEADER,
+    Image,
+    Waveform,
+    acquisition_fault,
+)
 from .meta import meta_from_xml, meta_to_xml
 
 BLOCK = 64
@@ -40,8 +50,10 @@ ACQUISITION_ROW = np.dtype(
         ("data", h5py.vlen_dtype(np.dtype("<f4"))),
     ]
 )
+WAVEFORM_ROW = np.dtype([("head", WAVEFORM_HEADER), ("data", h5py.vlen_dtype(np.dtype("<u4")))])
 _BYTES = h5py.string_dtype("ascii")
 _MAX_RATIO = 1032  # of deflate: a dataset that claims more than this times its stored bytes is damaged
+_MAX_REASON = 1000  # characters; HDF5 takes attributes of less than 64 KiB
 _IMAGE_GROUP = re.compile(r"image_(\d+)")
 # The C++ library stores complex numbers as compounds with these names; h5py would say "r" and "i".
 _COMPLEX = {
@@ -160,18 +172,23 @@ class Recording:
 
     def _contents(self) -> str:
         names = sorted(name for name in _groups(self._file) if name)
-        return f"{self.path}, which holds {', '.join(names[:20]) or 'nothing'}"
+        return f"{self.path}, which holds {', '.join(names[:20]) or 'no groups'}"
 
     def _acquisition_rows(self, name: str) -> Any:
         group = _groups(self._file).get(name.strip("/"))
         if group is None or not _has_acquisitions(group):
             raise RecordingError(
-                f"group {name!r} has no acquisitions", where=self._contents(), hint="name another group, or none"
+                f"group {name!r} has no acquisitions",
+                where=self._contents(),
+                likely="it has another name, or its acquisitions were never written",
+                hint="name another group with --group, or use another file",
             )
         rows = group["data"]
         if rows.ndim != 1 or rows.shape[0] == 0:
             raise RecordingError(
-                f"{name}/data has shape {rows.shape}, expected one row or more of acquisitions", where=str(self.path)
+                f"{name}/data has shape {rows.shape}, expected one row or more of acquisitions",
+                where=str(self.path),
+                likely="the measurement was stopped before its first readout, or its writer was",
             )
         _check_size(rows, self.path)
         return rows
@@ -179,41 +196,80 @@ class Recording:
     def _header_xml(self, name: str) -> bytes:
         group = _groups(self._file)[name.strip("/")]
         if "xml" not in group:
-            raise RecordingError(f"group {name!r} has no xml header", where=str(self.path))
+            raise RecordingError(
+                f"group {name!r} has no xml header, which says what was measured",
+                where=str(self.path),
+                likely="its writer never stored one, or was stopped before",
+                hint="store the ISMRMRD header as the dataset xml of that group",
+            )
         xml = np.ravel(group["xml"][()])[0]
         return (xml.encode() if isinstance(xml, str) else bytes(xml)).rstrip(b"\0")
 
 
 class _Writer:
-    """Writes an HDF5 file under a temporary name; the final name appears when the ``with`` block succeeds."""
+    """Writes an HDF5 file under a temporary name; the final name appears when the ``with`` block succeeds.
+
+    The temporary file is locked while it is written. One that a killed process left behind is replaced.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._temporary = self.path.with_name(f".{self.path.name}.part")
+        self._storage: Storage | None = None
         self._opened: h5py.File | None = None
 
     def __enter__(self) -> Self:
         with _hdf5_errors(self.path, "written"):
-            self._opened = h5py.File(self._temporary, "w")
-            try:
+            self._storage = Storage(self._temporary)
+        try:
+            with self._writing():
+                self._opened = h5py.File(self._storage, "w")
                 self._begin(self._opened)
-            except BaseException:
-                self._opened.close()
-                self._temporary.unlink()
-                raise
+        except BaseException:
+            self._give_up()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._opened is None or self._storage is None:
+            return
         try:
-            with _hdf5_errors(self.path, "written"):
-                if self._opened is not None:
+            if error is None and self._is_worth_keeping():
+                with self._writing():
                     self._opened.close()
-                if error is None and self._is_worth_keeping():
+                    self._storage.sync()
                     os.replace(self._temporary, self.path)
+                    sync_folder(self.path.parent)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Close what is open; the temporary file goes, unless it has its final name by now."""
+        if self._opened is not None:
+            with deferred_signals():
+                self._opened.close()
+            self._opened = None
+        if self._storage is not None:
+            if not self._storage.closed:
+                with suppress(OSError):
+                    if os.path.samestat(os.stat(self._temporary), os.fstat(self._storage.fileno())):
+                        self._temporary.unlink()
+            self._storage.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around every use of HDF5: raise what the disk refused while the block ran, before what HDF5 made of it.
+
+        No HDF5 object but the file may outlive the block, for closing one writes.
+        """
+        with _hdf5_errors(self.path, "written"), deferred_signals():
+            try:
+                yield
+            finally:
+                if self._storage is not None:
+                    self._storage.raise_error()
 
     def _begin(self, file: h5py.File) -> None:
         raise NotImplementedError
@@ -244,6 +300,7 @@ class RecordingWriter(_Writer):
         self.xml = xml
         self.group = group
         self.n_acquisitions = 0
+        self.n_waveforms = 0
 
     def append(self, acquisitions: Sequence[Acquisition]) -> None:
         """Add a block of acquisitions; blocks of about 64 are fast.
@@ -263,16 +320,51 @@ class RecordingWriter(_Writer):
             rows["head"][i] = acquisition.header
             rows["traj"][i] = np.ascontiguousarray(acquisition.trajectory).reshape(-1)
             rows["data"][i] = np.ascontiguousarray(acquisition.data).reshape(-1).view("<f4")
-        with _hdf5_errors(self.path, "written"):
-            data = self._file()[self.group]["data"]
-            data.resize(self.n_acquisitions + len(rows), axis=0)
-            data[self.n_acquisitions :] = rows
+        with self._writing():
+            _extend(self._file()[self.group]["data"], rows)
         self.n_acquisitions += len(rows)
+
+    def append_waveforms(self, waveforms: Sequence[Waveform]) -> None:
+        """Add physiological signals; the file has ``GROUP/waveforms`` only if there are any.
+
+        Raises
+        ------
+        RecordingError
+            If the file cannot be written.
+        """
+        if not waveforms:
+            return
+        rows = np.zeros(len(waveforms), WAVEFORM_ROW)
+        for i, waveform in enumerate(waveforms):
+            for name in WAVEFORM_HEADER.names or ():
+                rows["head"][name][i] = waveform.header[name]
+            rows["head"]["channels"][i], rows["head"]["number_of_samples"][i] = waveform.data.shape
+            rows["data"][i] = np.ascontiguousarray(waveform.data, "<u4").reshape(-1)
+        with self._writing():
+            _extend(self._waveforms(), rows)
+        self.n_waveforms += len(rows)
+
+    def note_text(self, name: str, text: str) -> None:
+        """Keep what the client said beside header and data.
+
+        Parameters
+        ----------
+        name : as other MRD servers call it: ``config_file`` (a name), ``config`` (a text), ``configAdditional`` (JSON).
+        text : a NUL, which HDF5 has no place for, becomes a question mark.
+        """
+        with self._writing():
+            self._file()[self.group].create_dataset(name, (1,), h5py.string_dtype())[0] = _storable(text)
 
     def mark_incomplete(self, reason: str) -> None:
         """Note in the file that the measurement ended early; ``Recording.incomplete`` reads it."""
-        with _hdf5_errors(self.path, "written"):
-            self._file()[self.group]["data"].attrs["incomplete"] = reason
+        with self._writing():
+            self._file()[self.group]["data"].attrs["incomplete"] = _storable(reason)[:_MAX_REASON]
+
+    def _waveforms(self) -> Any:
+        group = self._file()[self.group]
+        if "waveforms" in group:
+            return group["waveforms"]
+        return group.create_dataset("waveforms", (0,), WAVEFORM_ROW, maxshape=(None,), chunks=(BLOCK,))
 
     def _begin(self, file: h5py.File) -> None:
         group = file.create_group(self.group)
@@ -329,12 +421,8 @@ class ImageWriter(_Writer):
         header["data_type"] = data_type
         header["channels"], header["matrix_size"] = image.data.shape[0], image.data.shape[:0:-1]
         header["attribute_string_len"] = len(attributes)
-        with _hdf5_errors(self.path, "written"):
-            series = self._series(int(header["image_series_index"]), image.data)
-            for name, value in (("data", _stored(image.data)), ("header", header), ("attributes", attributes)):
-                dataset = series[name]
-                dataset.resize(dataset.shape[0] + 1, axis=0)
-                dataset[-1] = value
+        with self._writing():
+            self._append(image.data, header, attributes)
         self.n_images += 1
 
     def _begin(self, file: h5py.File) -> None:
@@ -342,6 +430,13 @@ class ImageWriter(_Writer):
 
     def _is_worth_keeping(self) -> bool:
         return self.n_images > 0
+
+    def _append(self, data: NDArray[Any], header: Any, attributes: bytes) -> None:
+        series = self._series(int(header["image_series_index"]), data)
+        for name, value in (("data", _stored(data)), ("header", header), ("attributes", attributes)):
+            dataset = series[name]
+            dataset.resize(dataset.shape[0] + 1, axis=0)
+            dataset[-1] = value
 
     def _series(self, number: int, data: NDArray[Any]) -> Any:
         parent = self._file()[self.group]
@@ -409,6 +504,16 @@ def _read_series(group: Any, path: Path) -> list[Image]:
     return images
 
 
+def _extend(dataset: Any, rows: NDArray[Any]) -> None:
+    n = dataset.shape[0]
+    dataset.resize(n + len(rows), axis=0)
+    dataset[n:] = rows
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+
+
 def _stored(data: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(data).view(_COMPLEX.get(data.dtype, data.dtype))
 
@@ -461,7 +566,8 @@ def _groups(file: Any) -> dict[str, Any]:
 
 def _open(path: Path) -> h5py.File:
     if not path.is_file():
-        raise RecordingError(f"there is no file {path.name}", where=str(path), hint="check the path")
+        what = f"{path.name} is not a file" if path.exists() else f"there is no file {path.name}"
+        raise RecordingError(what, where=str(path), hint="check the path")
     with _hdf5_errors(path, "read"):
         return h5py.File(path, "r")
 
@@ -475,5 +581,39 @@ def _hdf5_errors(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
-        likely = "the file is cut short or not HDF5" if action == "read" else "the disk is full or the folder read-only"
-        raise RecordingError(f"{path.name} cannot be {action}: {error}", where=str(path), likely=likely) from error
+        number = error.errno if isinstance(error, OSError) else None
+        likely, hint = _EXPLAINED.get(number or 0) or _explained(str(error), path, action)
+        reason = os.strerror(number) if number in _EXPLAINED else str(error)
+        raise RecordingError(
+            f"{path.name} cannot be {action}: {reason}", where=str(path), likely=likely, hint=hint
+        ) from error
+
+
+_EXPLAINED = {
+    errno.EAGAIN: ("another program has it open for writing", "wait until that has ended, or close it there"),
+    errno.ENOSPC: ("the disk is full", "free room, or name another folder"),
+    errno.EDQUOT: ("the disk quota is used up", "free room, or name another folder"),
+    errno.EFBIG: ("it reached the largest size of a file (ulimit -f, or the file system)", "raise that limit"),
+    errno.EROFS: ("the disk is mounted read-only", "name another folder"),
+    errno.EACCES: ("this user may not do that here", "change the permissions, or name another place"),
+    errno.EPERM: ("this user may not do that here", "change the permissions, or name another place"),
+    errno.ENOENT: ("the folder does not exist", "make it, or check the path"),
+    errno.ENOTDIR: ("a part of the path is a file", "check the path"),
+    errno.EISDIR: ("it is a folder", "name a file"),
+    errno.EIO: ("the disk is broken, or its server went away", "look at the system's log"),
+}
+"""Likely cause and way on for what operating systems say."""
+
+
+def _explained(message: str, path: Path, action: str) -> tuple[str, str]:
+    """Likely cause and way on for what HDF5 says."""
+    if action == "written":
+        return "HDF5 refused what was to be written", ""
+    if "truncated file" in message:
+        return "the file is cut short: a copy or a writer was interrupted", "copy it again, or use the original"
+    if "already open for write" in message:
+        return "its writer was killed before it closed the file", "h5clear -s FILE (of the HDF5 tools), on a copy"
+    if "signature not found" in message:
+        kind = "empty" if path.stat().st_size == 0 else "not HDF5"
+        return f"the file is {kind}", "use an ISMRMRD HDF5 file"
+    return "the file is damaged", "use the original, if this is a copy"

@@ -1,8 +1,9 @@
 """Which message may follow which.
 
-A session is two one-way conversations. ``Session("server")`` judges what a server (or a Gadgetron child) receives from
-its client, ``Session("client")`` what a client receives from its server. The rules are the table ``RULES``: state ->
-message type -> next state. What the table does not list is an error.
+A session is two one-way conversations. ``Session("server")`` judges what a server receives from its client,
+``Session("client")`` what a client receives from its server, ``Session("gadget")`` what a gadget receives from
+Gadgetron. The rules are the table ``RULES``: state -> message type -> next state. What the table does not list is an
+error.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from .messages import (
     Header,
     Image,
     Message,
+    Opaque,
     Query,
     Response,
     Text,
     Waveform,
 )
 
-Role = Literal["server", "client"]
+Role = Literal["server", "client", "gadget"]
 
 
 class State(StrEnum):
@@ -82,8 +84,21 @@ _CLIENT: Table = {
     State.CLOSED: {},
 }
 
-RULES: Mapping[Role, Table] = {"server": _SERVER, "client": _CLIENT}
-_START: Mapping[Role, State] = {"server": State.CONFIG, "client": State.DATA}
+# Gadgetron sends a gadget nothing else; queries and configuration files end at Gadgetron itself.
+_GADGET: Table = {
+    State.CONFIG: {ConfigText: State.HEADER, Close: State.CLOSED},
+    State.HEADER: {Header: State.DATA, Close: State.CLOSED},
+    State.DATA: {
+        Acquisition: State.DATA,
+        Opaque: State.DATA,
+        Text: State.DATA,
+        Close: State.CLOSED,
+    },
+    State.CLOSED: {},
+}
+
+RULES: Mapping[Role, Table] = {"server": _SERVER, "client": _CLIENT, "gadget": _GADGET}
+_START: Mapping[Role, State] = {"server": State.CONFIG, "client": State.DATA, "gadget": State.CONFIG}
 
 WIRE_NAMES: Mapping[type[Message], str] = {
     ConfigFile: "CONFIG_FILE",
@@ -97,6 +112,7 @@ WIRE_NAMES: Mapping[type[Message], str] = {
     Acquisition: "ACQUISITION",
     Image: "IMAGE",
     Waveform: "WAVEFORM",
+    Opaque: "another message",
 }
 
 
@@ -139,6 +155,7 @@ class Session:
             f"{WIRE_NAMES[got]} came while {self.state}, expected {expected}",
             where=f"message {self.n_messages} ({WIRE_NAMES[got]}), received by the {self.role}",
             likely=_LIKELY.get((self.state, got), "the peer is in another state than its messages tell"),
+            code="out_of_order",
         )
 
 

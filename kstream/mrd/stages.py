@@ -6,48 +6,93 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..types import Delivered, FrameImage, KSpace, LabelMap, Scan
-from .images import SeriesSplitter, label_images, magnitude_images
+from ..errors import ConfigError
+from ..types import Delivered, FrameImage, LabelMap, Notice, Scan
+from .images import Counter, SeriesSplitter, label_images, magnitude_images
+from .messages import Image
 
 HEADROOM = 4.0
 """Contrast makes later frames brighter than the first: uint16 pixels leave this factor above its maximum."""
+
+_COUNTERS: dict[str, Counter] = {"contrast": "contrast", "phase": "phase", "set": "set"}
 
 
 class MakeImages:
     """Frame images to magnitude images, label maps to label images, each followed by `Delivered`.
 
-    uint16 pixels of all frames share the scale of the first frame that is full. Series that would
-    change shape or pixel type are split, because clients die of that.
+    uint16 pixels of all frames share the scale of the first frame that is full. An image of another shape or pixel
+    type than its series had so far begins a series of its own, with a notice: clients die of mixed series.
+
+    Parameters
+    ----------
+    magnitude_series, label_series : ``image_series_index``; derived images are never put among others.
+    magnitude_type : pixel type of magnitude images.
+    frames_by : what numbers the frames (``FramePlan.by``): the header counter of that name carries the frame, or else
+        ``repetition``.
+
+    Raises
+    ------
+    ConfigError : both kinds of image would share a series.
     """
 
     takes = (FrameImage, LabelMap)
-    gives = (Delivered,)
+    gives = (Delivered, Notice)
 
     def __init__(
-        self, scan: Scan, magnitude_series: int, label_series: int, magnitude_type: Literal["float32", "uint16"]
+        self,
+        scan: Scan,
+        magnitude_series: int,
+        label_series: int,
+        magnitude_type: Literal["float32", "uint16"],
+        frames_by: str = "repetition",
     ) -> None:
+        if magnitude_series == label_series:
+            raise ConfigError(
+                f"magnitude and label images would share series {label_series}",
+                where="images.magnitude_series and images.label_series",
+                hint=f"--set images.label_series={label_series % 65535 + 1}",
+            )
         self._scan = scan
         self._magnitude_series, self._label_series = magnitude_series, label_series
         self._is_integer = magnitude_type == "uint16"
+        self._frame_counter: Counter = _COUNTERS.get(frames_by, "repetition")
         self._slope: float | None = None
         self._splitter = SeriesSplitter()
+        self._told: set[int] = set()
 
     def push(self, item: FrameImage | LabelMap) -> list[Any]:
         if isinstance(item, LabelMap):
-            images = label_images(item, self._scan, self._label_series)
+            images = label_images(item, self._scan, self._label_series, frame_counter=self._frame_counter)
             kind: Literal["magnitude", "labels"] = "labels"
         else:
             images = self._magnitude(item)
             kind = "magnitude"
-        delivered = Delivered(kind, item.frame, item.slice, item.received_ns)
-        return [*(self._splitter.split(image) for image in images), delivered]
+        sent = [part for image in images for part in self._without_mixing(image)]
+        return [*sent, Delivered(kind, item.frame, item.slice, item.received_ns)]
 
     def finish(self) -> list[Any]:
         return []
 
-    def _magnitude(self, item: FrameImage) -> list[Any]:
+    def _without_mixing(self, image: Image) -> list[Any]:
+        """The image in a series where all are alike; before the first one that had to move, a notice."""
+        split = self._splitter.split(image)
+        series, number = int(image.header["image_series_index"]), int(split.header["image_series_index"])
+        if number == series or number in self._told:
+            return [split]
+        self._told.add(number)
+        shape = " x ".join(str(n) for n in image.data.shape[::-1])
+        text = f"images of {shape} {image.data.dtype.name} are sent as series {number}: series {series} has others"
+        return [Notice("warning", text), split]
+
+    def _magnitude(self, item: FrameImage) -> list[Image]:
         if self._is_integer and self._slope is None:
-            brightest = float(np.abs(item.data).max())
+            brightest = float(np.abs(item.data[np.isfinite(item.data)]).max(initial=0.0))
             self._slope = (brightest or 1.0) * HEADROOM / 65535
-        kspace = KSpace(item.data, item.frame, item.slice, item.received_ns, item.geometry)
-        return list(magnitude_images(kspace, item.data, self._scan, self._magnitude_series, rescale_slope=self._slope))
+        return magnitude_images(
+            item,
+            item.data,
+            self._scan,
+            self._magnitude_series,
+            rescale_slope=self._slope,
+            frame_counter=self._frame_counter,
+        )

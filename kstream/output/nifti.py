@@ -10,19 +10,29 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RecordingError, ScanError, ShapeError
-from ..types import Geometry, Vector
+from ..types import Geometry, LabelTable, Vector
+from .volumes import PRODUCT, RESEARCH_ONLY, as_labels, check_shape, new_file, one_line
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SCANNER_ANATOMICAL = 1  # NIFTI_XFORM_SCANNER_ANAT of nifti1.h
+_CARET_EXTENSION = 30  # NIFTI_ECODE_CARET of nifti1_io.h: XML of Caret and Connectome Workbench
 _POSITION_TOLERANCE = 0.02  # of the slice distance; headers carry positions as float32 that were rounded to 1e-3 mm
 
 
-def write_nifti(path: str | Path, volume: NDArray[Any], geometry: Geometry) -> Path:
+def write_nifti(
+    path: str | Path,
+    volume: NDArray[Any],
+    geometry: Geometry,
+    *,
+    table: LabelTable | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write one volume with its place in the patient; ``.nii`` or ``.nii.gz`` by the name.
 
     Parameters
@@ -31,32 +41,46 @@ def write_nifti(path: str | Path, volume: NDArray[Any], geometry: Geometry) -> P
     volume : ``(z, y, x)``. Integers and booleans are a label map and become uint8; real numbers are a magnitude and
         become float32. The file stores the array as ``(x, y, z)``, as NIfTI readers expect.
     geometry : where the voxels lie, LPS.
+    table : names and colours of a label map; kept in the header extension that Connectome Workbench reads.
+    overwrite : replace a file that exists.
 
     Raises
     ------
     ShapeError : the volume has another shape than the geometry, is complex, or has labels outside 0..255.
+    ScanError : a label beyond the table.
+    RecordingError : the file exists and `overwrite` is False.
     """
     import nibabel
 
-    if volume.shape != geometry.shape:
-        raise ShapeError(
-            f"the volume has shape {volume.shape} (z, y, x), but its geometry promises {geometry.shape}",
-            where=str(path),
-            likely="slices are missing from the series, or the axes were swapped",
-        )
+    check_shape(volume, geometry, path)
     affine = LPS_TO_RAS @ geometry.affine_lps
-    data = _storable(volume, path)
+    data = _storable(volume, path, table)
     image = nibabel.nifti1.Nifti1Image(np.ascontiguousarray(data.transpose(2, 1, 0)), affine)
     image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = b"kstream, LPS from MRD; research use only"
+    image.header["descrip"] = f"{PRODUCT}, LPS from MRD; {RESEARCH_ONLY}".encode()
     if data.dtype == np.uint8:
         image.header.set_intent("label")
+    if table is not None:
+        extension = nibabel.nifti1.Nifti1Extension(_CARET_EXTENSION, _label_xml(table))
+        image.header.extensions.append(extension)
     image.set_qform(affine, code=_SCANNER_ANATOMICAL)
     image.set_sform(affine, code=_SCANNER_ANATOMICAL)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = new_file(path, overwrite=overwrite)
     nibabel.save(image, target)
     return target
+
+
+def _label_xml(table: LabelTable) -> bytes:
+    """The label table in the form of Connectome Workbench: keys, RGBA in 0..1, names."""
+    root = Element("CaretExtension")
+    information = SubElement(root, "VolumeInformation", Index="0")
+    labels = SubElement(information, "LabelTable")
+    for key, (name, colour) in enumerate(zip(table.names, table.colours, strict=True)):
+        red, green, blue = (f"{part / 255:.6f}" for part in colour)
+        alpha = "0" if key == 0 else "1"
+        SubElement(labels, "Label", Key=str(key), Red=red, Green=green, Blue=blue, Alpha=alpha).text = one_line(name)
+    SubElement(information, "VolumeType").text = "Label"
+    return b'<?xml version="1.0" encoding="UTF-8"?>' + tostring(root)
 
 
 def read_nifti(path: str | Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -146,17 +170,10 @@ def geometry_from_images(headers: Sequence[Any]) -> tuple[Geometry, list[int]]:
     return geometry, [int(i) for i in order]
 
 
-def _storable(volume: NDArray[Any], path: str | Path) -> NDArray[Any]:
+def _storable(volume: NDArray[Any], path: str | Path, table: LabelTable | None) -> NDArray[Any]:
     """The volume as uint8 labels or float32 magnitude."""
-    if volume.dtype.kind in "biu":
-        if volume.size and (volume.min() < 0 or volume.max() > 255):
-            raise ShapeError(
-                f"labels run from {volume.min()} to {volume.max()}, but a label map is uint8 (0..255)",
-                where=str(path),
-                likely="an integer magnitude was written as a label map",
-                hint="pass magnitudes as float32",
-            )
-        return volume.astype(np.uint8)
+    if table is not None or volume.dtype.kind in "biu":
+        return as_labels(volume, path, table)
     if volume.dtype.kind != "f":
         raise ShapeError(f"a volume of {volume.dtype} has no place in a NIfTI file", where=str(path), hint="np.abs")
     return volume.astype(np.float32)

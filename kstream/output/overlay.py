@@ -28,6 +28,7 @@ PERCENTILES = (1.0, 99.7)
 NOTICE = "research use only"
 _GAP_PX = 6
 _GIF_SIDES_PX = (640, 520, 420, 340, 260, 200)
+_NO_LABELS = LabelTable(("background",), ((0, 0, 0),))
 _ZOOM_MARGIN = 0.75  # of the lesion's extent, on each side
 
 
@@ -123,6 +124,29 @@ def montage_png(
     return _save(_framed(body, title or "Label map over magnitude", "", _legend(slices[0])), path)
 
 
+def magnitude_png(
+    path: str | Path, volume: NDArray[Any], geometry: Geometry, *, title: str = "Magnitude", max_slices: int = 6
+) -> Path:
+    """Evenly spaced slices of a volume without labels, side by side; everything else as in `montage_png`."""
+    _check_shapes((volume, None, None), geometry.shape)
+    nothing = np.zeros(geometry.shape[1:], np.uint8)
+    window = canvas.grey_window(volume, PERCENTILES)
+    n_shown = min(max_slices, geometry.matrix[2])
+    panels = []
+    for z in (int((2 * i + 1) * geometry.matrix[2] / (2 * n_shown)) for i in range(n_shown)):
+        panel = _slice_image(_Slice(volume[z], nothing, None, _NO_LABELS, geometry, window), 420)
+        _caption(panel, _slice_name(geometry, z).removeprefix("slice "))  # room for the letter in the middle
+        panels.append(panel)
+    n_rows = -(-n_shown // 3)
+    return _save(_framed(_grid(panels, -(-n_shown // n_rows)), title, "", []), path)
+
+
+def magnitude_gif(path: str | Path, volume: NDArray[Any], geometry: Geometry, *, title: str = "") -> Path:
+    """All slices of a volume without labels as a film; everything else as in `overlay_gif`."""
+    nothing = np.zeros(geometry.shape, np.uint8)
+    return overlay_gif(path, volume, nothing, None, _NO_LABELS, geometry, title=title)
+
+
 def overlay_gif(
     path: str | Path,
     volume: NDArray[Any],
@@ -137,18 +161,23 @@ def overlay_gif(
 ) -> Path:
     """All slices as an endless film; slices that hold a label or ground truth stay longer.
 
+    It begins at the slice with the largest marked area (the middle one if there is none): many viewers show only the
+    first picture of a film, and the first slice of a volume is often air.
     Arrays are ``(z, y, x)``; everything else as in `overlay_png`. The film is made smaller until it fits `max_bytes`
     (640 to 200 pixels at the longer side).
     """
     _check_shapes((volume, labels, truth), geometry.shape)
     window = canvas.grey_window(volume, PERCENTILES)
-    slices = [_volume_slice(volume, labels, truth, table, geometry, window, z) for z in range(geometry.matrix[2])]
+    n_slices = geometry.matrix[2]
+    begin = max(_largest_slices(labels, truth, 1))
+    order = [(begin + step) % n_slices for step in range(n_slices)]
+    slices = [_volume_slice(volume, labels, truth, table, geometry, window, z) for z in order]
     durations = [3 * frame_ms if shown.marked.any() else frame_ms for shown in slices]
     film = b""
     for side_px in _GIF_SIDES_PX:
         frames = [
             _framed(_slice_image(shown, side_px), title, _slice_name(geometry, z), _legend(shown))
-            for z, shown in enumerate(slices)
+            for z, shown in zip(order, slices, strict=True)
         ]
         film = _gif_bytes(frames, _film_colours(table), durations)
         if len(film) <= max_bytes:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from ..types import Notice
-from .runinfo import Histogram, RunInfo, TimelineEvent
+from .runinfo import Histogram, Lesion, RunInfo, TimelineEvent
 
 # The chart is drawn in these three colours, which are then replaced by the page's own for light and dark.
 _CHART_COLOURS = {"#010203": "var(--ink)", "#040506": "var(--muted)", "#070809": "var(--accent)"}
 _NICE_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 _N_LANE_COLOURS = 6
+_MAX_LESIONS = 8
+_STEADY_PERCENT = 10.0  # ACR BI-RADS, MRI lexicon: delayed phase within 10 % of the initial one is a plateau
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class _Lane:
     busy_s: float
 
 
+@dataclass(frozen=True)
+class _LesionCard:
+    """A lesion as the report shows it."""
+
+    lesion: Lesion
+    svg: str
+    rise: str
+    delayed: str
+
+
 def write_report(path: str | Path, run: RunInfo, images: Sequence[tuple[str, bytes]]) -> Path:
     """Write the report of a run.
 
@@ -67,10 +79,14 @@ def write_report(path: str | Path, run: RunInfo, images: Sequence[tuple[str, byt
         urgent=_urgent(run),
         log=[notice for notice in run.notices if notice.level == "info"],
         tiles=_tiles(run),
+        lesions=_lesion_cards(run),
+        rest=run.lesions[_MAX_LESIONS:],
         pictures=[(caption, _data_uri(content)) for caption, content in images],
         histogram_svg=_histogram_svg(run.readout_latency) if run.readout_latency.n_samples else "",
         lanes=_lanes(run.timeline),
         ticks=_ticks(last_s),
+        settings_set=[setting for setting in run.settings if setting.origin != "default"],
+        settings_default=[setting for setting in run.settings if setting.origin == "default"],
         stage_total_ms=sum(stage.total_ms for stage in run.stages),
     )
     target = Path(path)
@@ -98,7 +114,11 @@ def _tiles(run: RunInfo) -> list[_Tile]:
     """The headline figures, what was not measured left out."""
     tiles = []
     if run.dice is not None:
-        tiles.append(_Tile("Lesion Dice", f"{run.dice:.3f}", note="against ground truth"))
+        tiles.append(_Tile("Lesion Dice", f"{run.dice:.3f}", note="all voxels of the volume against ground truth"))
+    if run.lesions:
+        total_ml = sum(lesion.volume_ml for lesion in run.lesions)
+        regions = "region" if len(run.lesions) == 1 else "regions"
+        tiles.append(_Tile("Labelled", f"{total_ml:.2f}", "ml", f"in {len(run.lesions)} {regions}"))
     if run.label_latency_ms is not None:
         tiles.append(_Tile("Latency", format_ms(run.label_latency_ms), "ms", "last readout to label"))
     if run.false_positive_ml is not None:
@@ -110,6 +130,65 @@ def _tiles(run: RunInfo) -> list[_Tile]:
         _Tile("Dropped", f"{run.dropped}", note="acquisitions", tone="warning" if run.dropped else ""),
     ]
     return tiles
+
+
+def _lesion_cards(run: RunInfo) -> list[_LesionCard]:
+    """The largest lesions, with curves on one common scale, so that they can be compared at a glance."""
+    shown = run.lesions[:_MAX_LESIONS]
+    values = [v for lesion in shown for v in (*lesion.high_percent, *lesion.low_percent, *lesion.enhancement_percent)]
+    scale = (min([0.0, *values]), max([1.0, *values]))
+    return [_LesionCard(lesion, _curve_svg(lesion, run.frame_times_s, scale), *_kinetics(lesion)) for lesion in shown]
+
+
+def _kinetics(lesion: Lesion) -> tuple[str, str]:
+    """Rise from the first to the second frame, and change from the second to the last, in words."""
+    curve = lesion.enhancement_percent
+    if len(curve) < 2:
+        return "", ""
+    rise = f"{curve[1]:+.0f} %"
+    if len(curve) < 3 or curve[1] <= -100:
+        return rise, ""
+    change = 100 * ((100 + curve[-1]) / (100 + curve[1]) - 1)
+    kind = "persistent" if change > _STEADY_PERCENT else "washout" if change < -_STEADY_PERCENT else "plateau"
+    return rise, f"{change:+.0f} % ({kind})"
+
+
+def _curve_svg(lesion: Lesion, times_s: Sequence[float], scale: tuple[float, float]) -> str:
+    """Enhancement over time: a line through the means, a band of the middle half of the voxels, axes with units."""
+    curve = lesion.enhancement_percent
+    if len(curve) < 2:
+        return ""
+    has_times = len(times_s) == len(curve)
+    at = np.asarray(times_s if has_times else np.arange(len(curve)), np.float64)
+    left, right, top, bottom = 46.0, 308.0, 24.0, 128.0
+    step = next((s for s in (5, 10, 20, 50, 100, 200, 500, 1000) if (scale[1] - scale[0]) / s <= 4), 5000)
+    low, high = scale[0], step * np.ceil(scale[1] / step)
+
+    def place(values: Sequence[float]) -> list[str]:
+        x = left + (right - left) * (at - at[0]) / (at[-1] - at[0])
+        y = bottom - (bottom - top) * (np.asarray(values) - low) / (high - low)
+        return [f"{px:.1f},{py:.1f}" for px, py in zip(x, y, strict=True)]
+
+    parts = ['<svg viewBox="0 0 320 168" role="img" aria-label="Enhancement curve">']
+    for tick in range(step * int(np.ceil(low / step)), int(high) + 1, step):
+        y = bottom - (bottom - top) * (tick - low) / (high - low)
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick}</text>')
+    band = [*place(lesion.high_percent), *reversed(place(lesion.low_percent))]
+    parts.append(f'<polygon class="band" points="{" ".join(band)}"/>')
+    parts.append(f'<polyline class="line" points="{" ".join(place(curve))}"/>')
+    last_label = -100.0
+    for point, time, value in zip(place(curve), at, curve, strict=True):
+        x, y = point.split(",")
+        title = f"{f'{time:.0f} s' if has_times else f'frame {time:.0f}'}: {value:+.0f} %"
+        parts.append(f'<circle class="dot" cx="{x}" cy="{y}" r="3.5"><title>{title}</title></circle>')
+        if float(x) - last_label >= 28:
+            parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{time:.0f}</text>')
+            last_label = float(x)
+    axis = "seconds after the first frame" if has_times else "frame"
+    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 34}" text-anchor="middle">{axis}</text>')
+    parts.append('<text x="4" y="12">enhancement (%)</text></svg>')
+    return "".join(parts)
 
 
 def _data_uri(content: bytes) -> str:
@@ -131,8 +210,17 @@ def _lanes(events: Sequence[TimelineEvent]) -> list[_Lane]:
             )
             for event in own
         )
-        lanes.append(_Lane(name, number % _N_LANE_COLOURS, bars, sum(event.end_s - event.start_s for event in own)))
+        lanes.append(_Lane(name, number % _N_LANE_COLOURS, bars, _covered_s(own)))
     return lanes
+
+
+def _covered_s(events: Sequence[TimelineEvent]) -> float:
+    """Time during which at least one of the events lasted: frames may be worked on at the same time."""
+    covered_s, until_s = 0.0, 0.0
+    for event in sorted(events, key=lambda event: event.start_s):
+        covered_s += max(0.0, event.end_s - max(until_s, event.start_s))
+        until_s = max(until_s, event.end_s)
+    return covered_s
 
 
 def _ticks(last_s: float) -> list[tuple[float, str]]:
@@ -158,7 +246,7 @@ def _histogram_svg(histogram: Histogram) -> str:
         axes.stairs(np.maximum(histogram.counts, 0.5), edges, baseline=0.5, fill=True, color=accent)
         axes.set(xscale="log", yscale="log", xlabel="readout latency (ms)", ylabel="readouts")
         axes.set_ylim(0.7, max(histogram.counts) * 20)
-        for name, value_ms in (("median", histogram.p50_ms), ("95 %", histogram.p95_ms), ("max", histogram.max_ms)):
+        for name, value_ms in _marks(histogram):
             axes.axvline(value_ms, color=ink, linewidth=0.8, linestyle=(0, (3, 2)))
             axes.annotate(
                 name,
@@ -184,6 +272,17 @@ def _histogram_svg(histogram: Histogram) -> str:
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=no_metadata)
     return _inlined(text.getvalue())
+
+
+def _marks(histogram: Histogram) -> list[tuple[str, float]]:
+    """Names and places of the quantiles; those too near each other to be told apart share a line."""
+    nearness = (histogram.edges_ms[-1] / histogram.edges_ms[0]) ** 0.06
+    marks: list[tuple[str, float]] = []
+    for name, value_ms in (("median", histogram.p50_ms), ("95 %", histogram.p95_ms), ("max", histogram.max_ms)):
+        if marks and value_ms < marks[-1][1] * nearness:
+            name = f"{marks.pop()[0]}, {name}"
+        marks.append((name, value_ms))
+    return marks
 
 
 def _inlined(svg: str) -> str:

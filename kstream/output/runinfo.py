@@ -107,6 +107,33 @@ class Score(_Record):
     truth_ml: float = 0.0
 
 
+class Lesion(_Record):
+    """One connected region of the label map.
+
+    Parameters
+    ----------
+    label : class.
+    volume_ml, inner_ml, outer_ml : as labelled, and with the outline half a voxel further in and out.
+    centre_mm : LPS.
+    slices, largest_slice : first and last slice, and that with the largest area; numbers from 1.
+    enhancement_percent, low_percent, high_percent : one per frame, against the first: mean and quartiles over voxels.
+    touches : lesions of the ground truth that it overlaps; None where no ground truth is known.
+    """
+
+    name: str
+    label: str
+    volume_ml: float
+    inner_ml: float
+    outer_ml: float
+    centre_mm: tuple[float, float, float]
+    slices: tuple[int, int]
+    largest_slice: int
+    enhancement_percent: tuple[float, ...] = ()
+    low_percent: tuple[float, ...] = ()
+    high_percent: tuple[float, ...] = ()
+    touches: tuple[str, ...] | None = None
+
+
 class Setting(_Record):
     """One value of the configuration and where it came from: ``default``, ``preset breast_dce``, ``--set``, ..."""
 
@@ -116,12 +143,13 @@ class Setting(_Record):
 
 
 class ModelUsed(_Record):
-    """Which network made the labels, on what, and what its card says it is for."""
+    """Which network made the labels, on what, and what its card says: in short, and all of it (Markdown)."""
 
     name: str
     sha256: str = ""
     engine: str = ""
     card: str = ""
+    readme: str = ""
 
 
 class RunInfo(_Record):
@@ -143,6 +171,8 @@ class RunInfo(_Record):
     readout_latency : from arrival of each readout to the end of its work.
     scores, dice, false_positive_ml : against ground truth, where known; `dice` is that of all lesions of the exam, None
         without lesions; false-positive volume counts voxels in components that touch no lesion.
+    lesions : what was labelled, largest first.
+    frame_times_s : beginning of each frame after that of the first; empty if the recording does not say.
     settings : configuration with origins, in its own order.
     versions : of Python and of the packages that matter.
     """
@@ -167,6 +197,8 @@ class RunInfo(_Record):
     scores: tuple[Score, ...] = ()
     dice: float | None = Field(default=None, ge=0, le=1)
     false_positive_ml: float | None = Field(default=None, ge=0)
+    lesions: tuple[Lesion, ...] = ()
+    frame_times_s: tuple[float, ...] = ()
     settings: tuple[Setting, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     model: ModelUsed | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import ScanError
 from ..stream.telemetry import Counters
-from ..types import Acquisition, FrameEnd, Geometry, Notice, Readout, Scan
+from ..types import Acquisition, FrameEnd, Geometry, Notice, Origin, Readout, Scan
+from .routing import LostReadout
 from .trajectory import PlacedAcquisition
 
 By = Literal["auto", "windows", "repetition", "contrast", "phase", "set", "single"]
@@ -106,9 +107,9 @@ def _counter_of_frames(scan: Scan, by: By, n_frames: int) -> By:
     return by
 
 
-def frame_geometry(scan: Scan, placed: PlacedAcquisition) -> Geometry:
+def frame_geometry(scan: Scan, acquisition: Acquisition) -> Geometry:
     """Geometry of the reconstructed volume from the header's recon space and the acquisition's position."""
-    header = placed.acquisition.header
+    header = acquisition.header
 
     def vector(name: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
         x, y, z = (float(v) for v in header[name])
@@ -121,66 +122,116 @@ def frame_geometry(scan: Scan, placed: PlacedAcquisition) -> Geometry:
         read_dir=vector("read_dir", (1.0, 0.0, 0.0)),
         phase_dir=vector("phase_dir", (0.0, 1.0, 0.0)),
         slice_dir=vector("slice_dir", (0.0, 0.0, 1.0)),
+        origin=Origin(
+            measurement_uid=int(header["measurement_uid"]),
+            acquisition_time_stamp=int(header["acquisition_time_stamp"]),
+            physiology_time_stamp=tuple(header["physiology_time_stamp"].tolist()),
+            patient_table_position_mm=tuple(header["patient_table_position"].tolist()),
+        ),
     )
+
+
+@dataclass
+class _Frame:
+    """What has come of one frame of one slice."""
+
+    seen: set[tuple[int, int]] = field(default_factory=set)
+    lost: set[tuple[int, int]] = field(default_factory=set)
+    last: FrameEnd | None = None
+    n_later: int = 0
+    is_over: bool = False
 
 
 class FrameReadouts:
     """Labels readouts with frame, slice and partition, and says when a frame is full.
 
-    Readouts are passed on at once; only their keys are remembered. A frame ends when every expected readout has come,
-    in whatever order, or at the end of the stream, and then it is marked incomplete. A readout that comes twice within
-    one frame, after its frame was full, or beyond the planned counters, is left aside and counted.
+    Readouts are passed on at once; only their keys are remembered. A frame ends when every expected readout has come or
+    is known to be lost, in whatever order; or when enough readouts of later frames have come; or at the end of the
+    stream. If readouts are missing, it is marked incomplete and told. A readout that comes twice within one frame,
+    after its frame was over, or beyond the planned counters, is left aside and counted.
+
+    Parameters
+    ----------
+    close_after : readouts of later frames of the same slice after which a frame that lacks readouts ends; 0 waits until
+        the end of the scan, which any order of arrival needs.
     """
 
-    takes = (PlacedAcquisition,)
+    takes = (PlacedAcquisition, LostReadout)
     gives = (Readout, FrameEnd, Notice)
 
-    def __init__(self, scan: Scan, plan: FramePlan, counters: Counters) -> None:
+    def __init__(self, scan: Scan, plan: FramePlan, counters: Counters, close_after: int = 0) -> None:
         self._scan, self.plan, self._counters = scan, plan, counters
-        self._seen: dict[tuple[int, int], set[tuple[int, int]]] = {}
-        self._last: dict[tuple[int, int], FrameEnd] = {}
+        self._close_after = close_after
+        self._frames: dict[tuple[int, int], _Frame] = {}
 
-    def push(self, placed: PlacedAcquisition) -> list[Any]:
-        acquisition, plan = placed.acquisition, self.plan
-        frame, spoke = self._frame(acquisition)
+    def push(self, item: PlacedAcquisition | LostReadout) -> list[Any]:
+        acquisition, plan = item.acquisition, self.plan
+        number, spoke = self._frame(acquisition)
         partition = self._from_minimum(acquisition, "kspace_encode_step_2")
         average = self._from_minimum(acquisition, "average")
         has_limit = "kspace_encode_step_1" in self._scan.limits
-        in_range = 0 <= frame < plan.n_frames and 0 <= partition < plan.n_partitions and 0 <= average < plan.n_averages
+        in_range = 0 <= number < plan.n_frames and 0 <= partition < plan.n_partitions and 0 <= average < plan.n_averages
+        in_range = in_range and acquisition.counter("slice") <= self._scan.limit("slice").maximum
         if not in_range or (has_limit and not 0 <= spoke < plan.n_spokes):
             return self._leave("outside the planned frames", acquisition.place)
-        place = (frame, acquisition.counter("slice"))
+        place = (number, acquisition.counter("slice"))
         key = (spoke * plan.n_averages + average, partition)
-        seen = self._seen.setdefault(place, set())
-        if key in seen:
+        frame = self._frames.setdefault(place, _Frame())
+        if key in frame.seen:
             return self._leave("repeated", acquisition.place)
-        if len(seen) >= plan.n_expected:
-            return self._leave("after its frame was full", acquisition.place)
-        seen.add(key)
-        readout = Readout(acquisition.data, placed.trajectory, *place, partition, key, acquisition.received_ns)
-        end = FrameEnd(
-            *place,
-            n_readouts=len(seen),
-            n_expected=plan.n_expected,
-            received_ns=acquisition.received_ns,
-            geometry=frame_geometry(self._scan, placed),
-        )
-        if not end.is_complete:
-            self._last[place] = end
-            return [readout]
-        self._last.pop(place, None)
-        self._counters.frames += 1
-        return [readout, end]
+        if frame.is_over:
+            return self._leave("after its frame was over", acquisition.place)
+        if isinstance(item, LostReadout):
+            frame.lost.add(key)
+            return self._ended(place, frame, acquisition)
+        frame.lost.discard(key)
+        frame.seen.add(key)
+        readout = Readout(acquisition.data, item.trajectory, *place, partition, key, acquisition.received_ns)
+        return [readout, *self._ended(place, frame, acquisition), *self._overtaken(place)]
 
     def finish(self) -> list[Any]:
         """Frames that never became full, in order, each with a warning."""
-        left: list[Any] = []
-        for (frame, slice_), end in sorted(self._last.items()):
-            text = f"frame {frame} slice {slice_} is incomplete: {end.n_readouts} of {end.n_expected} readouts came"
-            left += [Notice("warning", text), end]
+        return [item for place in sorted(self._frames) for item in self._cut(place)]
+
+    def _ended(self, place: tuple[int, int], frame: _Frame, acquisition: Acquisition) -> list[Any]:
+        """The frame's end, if nothing is left to wait for."""
+        frame.last = FrameEnd(
+            *place,
+            n_readouts=len(frame.seen),
+            n_expected=self.plan.n_expected,
+            received_ns=acquisition.received_ns,
+            geometry=frame_geometry(self._scan, acquisition),
+        )
+        if frame.last.is_complete:
+            frame.is_over = True
             self._counters.frames += 1
-        self._last.clear()
-        return left
+            return [frame.last]
+        return self._cut(place) if len(frame.seen) + len(frame.lost) >= self.plan.n_expected else []
+
+    def _overtaken(self, place: tuple[int, int]) -> list[Any]:
+        """Ends of earlier frames of this slice that enough readouts of later ones have passed."""
+        ended: list[Any] = []
+        if not self._close_after:
+            return ended
+        for other in [p for p in self._frames if p[1] == place[1] and p[0] < place[0]]:
+            self._frames[other].n_later += 1
+            if self._frames[other].n_later >= self._close_after:
+                ended += self._cut(other)
+        return ended
+
+    def _cut(self, place: tuple[int, int]) -> list[Any]:
+        """The end of a frame that lacks readouts; a frame that has none at all makes no image."""
+        frame = self._frames[place]
+        if frame.is_over or frame.last is None:
+            return []
+        frame.is_over = True
+        lost = f", {len(frame.lost)} could not be used" if frame.lost else ""
+        came = f"{len(frame.seen)} of {self.plan.n_expected} readouts came{lost}"
+        text = f"frame {place[0]} slice {place[1]} is incomplete: {came}"
+        if not frame.seen:
+            return [Notice("warning", f"{text}; there is no image of it")]
+        self._counters.frames += 1
+        return [Notice("warning", text), frame.last]
 
     def _from_minimum(self, acquisition: Acquisition, counter: str) -> int:
         return acquisition.counter(counter) - self._scan.limit(counter).minimum

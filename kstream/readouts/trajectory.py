@@ -2,16 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ConfigError, ScanError
+from ..stream.telemetry import Counters
 from ..types import GOLDEN_ANGLE_RAD, Acquisition, AcquisitionFlag, Float, Notice, Scan
+from .routing import LostReadout
 
 Source = Literal["auto", "acquisition", "user_float", "golden-angle", "uniform-half", "uniform-full", "cartesian"]
 Units = Literal["header", "cycles_per_fov", "cycles_per_sample", "cycles_per_metre"]
+AngleUnits = Literal["header", "rad", "deg"]
+Outside = Literal["error", "mask"]
+FRAME_COUNTERS = ("repetition", "contrast", "phase", "set")
+
+
+def golden_angle_rad(order: int) -> float:
+    """Tiny golden angle of an order (Wundrak et al., MRM 2016, eq. 1): pi / (tau + order - 1).
+
+    Order 1 is the golden angle of 111.246 degrees, order 7 is 23.628 degrees.
+    """
+    return float(np.pi / ((1 + np.sqrt(5)) / 2 + order - 1))
+
+
+@dataclass(frozen=True)
+class SpokeOrder:
+    """How angles follow from spoke numbers, as far as the source leaves it open.
+
+    Parameters
+    ----------
+    golden_order : 1 golden, N tiny golden; 0: the header's user parameter ``golden_angle_deg``, or 1.
+    first_angle_deg : angle of spoke 0.
+    alternate : every second spoke runs the other way.
+    clockwise : angles count from x towards -y.
+    """
+
+    golden_order: int = 0
+    first_angle_deg: float = 0.0
+    alternate: bool = False
+    clockwise: bool = False
+
+    def angle_rad(self, number: int, step_rad: float) -> float:
+        """Angle of a spoke."""
+        return self.placed(number * step_rad + (np.pi if self.alternate and number % 2 else 0.0))
+
+    def placed(self, angle_rad: float) -> float:
+        """An angle of the source in the axes of the recon space."""
+        return float(np.deg2rad(self.first_angle_deg) + (-angle_rad if self.clockwise else angle_rad))
+
+    def golden_step_rad(self, scan: Scan) -> float:
+        """Angle between successive golden-angle spokes."""
+        if self.golden_order:
+            return golden_angle_rad(self.golden_order)
+        return float(np.deg2rad(float(scan.user_parameters.get("golden_angle_deg", np.rad2deg(GOLDEN_ANGLE_RAD)))))
+
+
+def planned_angles_rad(
+    scan: Scan, source: Source, n_spokes: int, order: SpokeOrder
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Angles of the spokes of a frame up to a common turn, known before any has come; None if they come with the data.
+
+    ``auto`` and ``acquisition`` plan for scans whose header says ``goldenangle``; whoever uses the plan checks it.
+    """
+    is_golden = scan.trajectory == "goldenangle" and source in ("auto", "acquisition", "user_float")
+    if source == "golden-angle" or is_golden:
+        step = order.golden_step_rad(scan)
+    elif source in ("uniform-half", "uniform-full"):
+        step = (np.pi if source == "uniform-half" else 2 * np.pi) / n_spokes
+    else:
+        return None
+    return np.array([order.angle_rad(number, step) for number in range(n_spokes)])
 
 
 @dataclass(slots=True)
@@ -26,7 +88,8 @@ class ResolveTrajectory:
     """Gives every acquisition its trajectory from what it carries, from its angle, or from its counters.
 
     ``auto`` prefers a trajectory in the acquisition, then an angle in ``user_float[angle_index]`` (only if the header
-    has the user parameter ``spoke_angle_rad`` = ``user_float_N``), then counters, after the header's trajectory type.
+    has the user parameter ``spoke_angle_rad`` or ``spoke_angle_deg`` = ``user_float_N``), then counters, after the
+    header's trajectory type.
     What was chosen is told once. Units are declared in the configuration or by the header's user parameter
     ``trajectory_units``, never inferred from values.
 
@@ -34,16 +97,35 @@ class ResolveTrajectory:
     ----------
     n_spokes : of one frame; spreads ``uniform-half`` and ``uniform-full`` angles over half a turn or a whole one.
     delay_samples : shift of the true centre of k-space along the readout, in samples (gradient delay).
+    order : how angles follow from spoke numbers.
+    angle_units : of ``user_float``; ``header`` trusts the name of the user parameter, and takes rad without one.
+    outside : what happens to samples beyond the encoded k-space, or that are no numbers: ``error`` ends the measurement
+        (the unit is wrong, most likely); ``mask`` sets the samples to 0, and leaves readouts aside of which more than
+        half lies outside. Counted and told.
     """
 
     takes = (Acquisition,)
-    gives = (PlacedAcquisition, Notice)
+    gives = (PlacedAcquisition, LostReadout, Notice)
 
     def __init__(
-        self, scan: Scan, source: Source, units: Units, n_spokes: int, angle_index: int, delay_samples: float
+        self,
+        scan: Scan,
+        source: Source,
+        units: Units,
+        n_spokes: int,
+        angle_index: int,
+        delay_samples: float,
+        *,
+        order: SpokeOrder | None = None,
+        angle_units: AngleUnits = "header",
+        outside: Outside = "error",
+        counters: Counters | None = None,
     ) -> None:
         self._scan, self._source, self._units = scan, source, units
         self._n_spokes = n_spokes
+        self._order, self._outside, self._counters = order or SpokeOrder(), outside, counters or Counters()
+        self._angle_units = angle_units
+        self._n_masked = 0
         self._angle_index, self._delay_samples = angle_index, delay_samples
         scale = np.array(scan.recon_fov_mm) / np.array(scan.encoded_fov_mm)
         self._limit = np.array(scan.encoded_matrix) / 2 * scale * 1.01 + 1
@@ -54,11 +136,14 @@ class ResolveTrajectory:
         trajectory = self._trajectory(acquisition, source)
         reach = np.abs(trajectory).max(axis=0, initial=0)
         if not (reach <= self._limit).all():  # written so that NaN is refused
+            if self._outside == "mask":
+                return self._masked(acquisition, trajectory)
             raise ScanError(
                 f"trajectory reaches {_triple(reach)} cycles per field of view, beyond {_triple(self._limit)}",
                 where=acquisition.place,
                 likely="the trajectory is in other units than declared",
-                hint="--set trajectory.units=cycles_per_sample|cycles_per_metre|cycles_per_fov",
+                hint="--set trajectory.units=cycles_per_sample|cycles_per_metre|cycles_per_fov, or "
+                "--set trajectory.outside=mask",
             )
         placed = PlacedAcquisition(acquisition, trajectory)
         if self._told:
@@ -67,12 +152,31 @@ class ResolveTrajectory:
         return [Notice("info", f"trajectory from {source}" + (f", {self._unit()}" * (source == "acquisition"))), placed]
 
     def finish(self) -> list[Any]:
-        return []
+        if self._n_masked < 2:
+            return []
+        return [Notice("warning", f"{self._n_masked} readouts had samples outside the encoded k-space, not used")]
+
+    def _masked(self, acquisition: Acquisition, trajectory: Float) -> list[Any]:
+        """The readout without its samples that lie outside; their places are filled so that weights stay finite."""
+        inside = (np.abs(trajectory) <= self._limit).all(axis=1)
+        if inside.mean() < 0.5:
+            told = self._counters.leave("trajectory outside its range") == 1
+            text = f"most of a trajectory is outside the encoded k-space: readout left aside ({acquisition.place})"
+            return [*([Notice("warning", text)] if told else []), LostReadout(acquisition)]
+        self._n_masked += 1
+        index = np.arange(len(trajectory))
+        filled = np.stack([np.interp(index, index[inside], part[inside]) for part in trajectory.T], axis=1)
+        data = np.where(inside, acquisition.data, 0).astype(np.complex64)
+        placed = PlacedAcquisition(replace(acquisition, data=data), filled.astype(np.float32))
+        if self._n_masked > 1:
+            return [placed]
+        text = f"{int((~inside).sum())} samples lie outside the encoded k-space, not used ({acquisition.place})"
+        return [Notice("warning", text), placed]
 
     def _choose(self, acquisition: Acquisition) -> Source:
         if acquisition.trajectory.shape[1] >= 2:
             return "acquisition"
-        if self._scan.user_parameters.get("spoke_angle_rad") == f"user_float_{self._angle_index}":
+        if any(self._header_names_angle(unit) for unit in ("rad", "deg")):
             return "user_float"
         choices: dict[str, Source] = {
             "goldenangle": "golden-angle",
@@ -95,7 +199,7 @@ class ResolveTrajectory:
         if source == "cartesian":
             return self._cartesian(acquisition)
         if source == "user_float":
-            angle = float(acquisition.header["user_float"][self._angle_index])
+            angle = self._order.placed(self._angle_from_user_float(acquisition))
         else:
             angle = self._angle_from_counters(acquisition, source)
         radius = self._readout_positions(acquisition)
@@ -115,14 +219,25 @@ class ResolveTrajectory:
         return (np.arange(n_samples) - centre - delay) * step
 
     def _angle_from_counters(self, acquisition: Acquisition, source: Source) -> float:
+        """Angle by the number of the spoke: golden angles run on through the frames, uniform ones begin anew."""
         limit = self._scan.limit("kspace_encode_step_1")
         spoke = acquisition.counter("kspace_encode_step_1") - limit.minimum
         if source == "golden-angle":
-            degrees = float(self._scan.user_parameters.get("golden_angle_deg", np.rad2deg(GOLDEN_ANGLE_RAD)))
-            repetition = acquisition.counter("repetition") - self._scan.limit("repetition").minimum
-            return float(np.deg2rad(degrees) * (repetition * limit.size + spoke))
+            frame = 0
+            for counter in FRAME_COUNTERS:
+                of = self._scan.limit(counter)
+                frame = frame * of.size + acquisition.counter(counter) - of.minimum
+            return self._order.angle_rad(frame * limit.size + spoke, self._order.golden_step_rad(self._scan))
         turn = np.pi if source == "uniform-half" else 2 * np.pi
-        return float(turn * (spoke % self._n_spokes) / self._n_spokes)
+        return self._order.angle_rad(spoke % self._n_spokes, turn / self._n_spokes)
+
+    def _header_names_angle(self, unit: str) -> bool:
+        return self._scan.user_parameters.get(f"spoke_angle_{unit}") == f"user_float_{self._angle_index}"
+
+    def _angle_from_user_float(self, acquisition: Acquisition) -> float:
+        angle = float(acquisition.header["user_float"][self._angle_index])
+        is_deg = self._angle_units == "deg" or (self._angle_units == "header" and self._header_names_angle("deg"))
+        return float(np.deg2rad(angle)) if is_deg else angle
 
     def _cartesian(self, acquisition: Acquisition) -> Float:
         kx = self._readout_positions(acquisition)

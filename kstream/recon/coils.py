@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..types import CoilImages, Complex, KSpace, Notice
-from .espirit import espirit_maps
+from .calibration import EspiritSettings
 from .fourier import to_kspace
 
 Method = Literal["espirit", "rss"]
@@ -20,24 +20,8 @@ def volume_maps(
 
     The calibration region is the centre of the images' k-space.
     """
-    kspace = to_kspace(images)
-    ny, nx = images.shape[2:]
-    size_y, size_x = min(calibration_size, ny), min(calibration_size, nx)
-    y, x = ny // 2 - size_y // 2, nx // 2 - size_x // 2
-    centre = kspace[:, :, y : y + size_y, x : x + size_x]
-    slices = [
-        espirit_maps(
-            centre[:, z],
-            (ny, nx),
-            kernel=kernel,
-            threshold=threshold,
-            crop=crop,
-            map_size=map_size,
-            iterations=iterations,
-        )
-        for z in range(images.shape[1])
-    ]
-    return np.stack(slices, axis=1)
+    settings = EspiritSettings(calibration_size, kernel, threshold, crop, map_size, iterations)
+    return settings.maps(settings.centre(images), (images.shape[2], images.shape[3])).full()
 
 
 def combine(images: Complex, maps: Complex) -> Complex:

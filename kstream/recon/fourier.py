@@ -31,3 +31,24 @@ def dft_matrix(k: NDArray[np.floating], n: int) -> Complex:
     position = np.arange(n) - n // 2
     phase = 2j * np.pi / n * np.outer(position, np.asarray(k, np.float64))
     return np.asarray(np.exp(phase) / np.sqrt(n), np.complex64)
+
+
+def fast_length(n: float) -> int:
+    """Smallest length of at least `n` whose transform is fast."""
+    return int(scipy.fft.next_fast_len(int(np.ceil(n))))
+
+
+def line_profiles(samples: Complex, n: int) -> Complex:
+    """Adjoint DFT of lines of samples onto `n` points of one period: ``P[j] = sum_i y_i exp(2 pi i (i - N//2) j / n)``.
+
+    Parameters
+    ----------
+    samples : complex64 ``(..., samples)``; the middle one, ``N // 2``, has frequency 0.
+    n : points of the period, at least as many as there are samples; point j and point j - n are the same.
+    """
+    n_samples = samples.shape[-1]
+    middle = n_samples // 2
+    wrapped = np.zeros((*samples.shape[:-1], n), samples.dtype)
+    wrapped[..., : n_samples - middle] = samples[..., middle:]
+    wrapped[..., n - middle :] = samples[..., :middle]
+    return np.asarray(scipy.fft.ifft(wrapped, axis=-1, norm="forward"), samples.dtype)

@@ -1,5 +1,15 @@
 """Takes contrast differences in k-space, gives label maps: patches, an engine, a strict majority vote."""
 
-from .stage import Segment, segment_volume
+from .segmenter import LocalSegmenter, MissingModel, ModelInfo, Segmentation, Segmenter
+from .stage import Segment
+from .volume import segment_volume
 
-__all__ = ["Segment", "segment_volume"]
+__all__ = [
+    "LocalSegmenter",
+    "MissingModel",
+    "ModelInfo",
+    "Segment",
+    "Segmentation",
+    "Segmenter",
+    "segment_volume",
+]

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..engines import Engine
-from ..errors import ScanError, ShapeError
-from ..models.bundle import BundleInfo
-from ..types import Complex, Difference, LabelMap
-from .patches import cut_patch, majority_vote, patch_starts
-
-
-def to_channels(kspace: Complex) -> NDArray[np.float32]:
-    """Complex ``(z, y, x)`` to the network's float32 ``(2, z, y, x)``: the one place where complex becomes real."""
-    return np.stack((kspace.real, kspace.imag)).astype(np.float32, copy=False)
-
-
-def segment_volume(difference: Complex, engine: Engine, patch_depth: int, patch_stride: int) -> NDArray[np.uint8]:
-    """Segment a volume patch by patch.
-
-    1. Cut patches of `patch_depth` slices, `patch_stride` apart, and one at the tail.
-    2. The engine gives logits; their argmax is a patch's vote.
-    3. Strict majority over the patches that hold a voxel (paper 000, inference).
-
-    Parameters
-    ----------
-    difference : complex64 ``(z, y, x)``, scaled difference k-space as in `types.Difference`.
-
-    Returns
-    -------
-    uint8 class indices ``(z, y, x)``, in image space.
-
-    Raises
-    ------
-    ShapeError : if the volume does not have three axes or has no slice.
-    ScanError : if it holds values that are not finite.
-    """
-    if difference.ndim != 3 or 0 in difference.shape:
-        raise ShapeError(f"a volume to segment is (z, y, x), not {difference.shape}")
-    if not np.isfinite(difference).all():
-        raise ScanError(
-            "the difference k-space holds values that are not finite",
-            likely="a corrupt readout, or pre-contrast data without signal",
-        )
-    n_slices, height, width = difference.shape
-    predictions = []
-    for start in patch_starts(n_slices, patch_depth, patch_stride):
-        logits = engine.run(to_channels(cut_patch(difference, start, patch_depth))[None])
-        predictions.append((start, logits[0].argmax(axis=0).astype(np.uint8)))
-    return majority_vote(predictions, (n_slices, height, width))
+from ..errors import KstreamError, ModelError
+from ..types import Difference, LabelMap, Notice
+from .segmenter import MissingModel, Segmentation, Segmenter
 
 
 class Segment:
@@ -59,35 +16,74 @@ class Segment:
 
     Parameters
     ----------
-    engine : runs the network.
-    info : labels and patch geometry of the bundle that the engine holds.
+    segmenter : runs the network, here or elsewhere.
     frames : which frames to segment, such as ``(2,)`` for the second post-contrast frame; empty: all.
+    on_failure : ``stop`` raises what went wrong; ``images`` says it in a notice of level error, and the measurement
+        goes on without labels of that frame.
     """
 
     takes: tuple[type, ...] = (Difference,)
-    gives: tuple[type, ...] = (LabelMap,)
+    gives: tuple[type, ...] = (LabelMap, Notice)
 
-    def __init__(self, engine: Engine, info: BundleInfo, frames: tuple[int, ...]) -> None:
-        self._engine, self._info, self._frames = engine, info, frames
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        frames: tuple[int, ...] = (),
+        on_failure: Literal["stop", "images"] = "stop",
+    ) -> None:
+        self._segmenter, self._frames, self._on_failure = segmenter, frames, on_failure
+
+    @property
+    def failure(self) -> ModelError | None:
+        """Why there will be no labels, if that is known before the first frame."""
+        return self._segmenter.error if isinstance(self._segmenter, MissingModel) else None
 
     def push(self, item: Difference) -> list[Any]:
         if self._frames and item.frame not in self._frames:
             return []
+        where = f"frame {item.frame}, slice {item.slice}"
         try:
-            labels = segment_volume(item.data, self._engine, self._info.patch_depth, self._info.patch_stride)
-        except ScanError as error:
-            raise error.at(f"frame {item.frame}, slice {item.slice}") from error.__cause__
-        return [
-            LabelMap(
-                labels=labels,
-                table=self._info.labels,
-                frame=item.frame,
-                slice=item.slice,
-                received_ns=item.received_ns,
-                geometry=item.geometry,
-                provenance=self._engine.describe(),
-            )
-        ]
+            made = self._segmenter.segment(item.data)
+            check_labels(made, item.data.shape, len(self._segmenter.info.labels.names))
+        except KstreamError as error:
+            if self._on_failure == "stop":
+                raise error.at(where) from error.__cause__
+            return [Notice("error", f"no labels for {where}: {_indented(error)}")]
+        label_map = LabelMap(
+            labels=made.labels,
+            table=self._segmenter.info.labels,
+            frame=item.frame,
+            slice=item.slice,
+            received_ns=item.received_ns,
+            geometry=item.geometry,
+            provenance=made.provenance,
+        )
+        return [*(Notice("warning", f"{where}: {text}") for text in made.warnings), label_map]
 
     def finish(self) -> list[Any]:
         return []
+
+
+def check_labels(made: Segmentation, shape: tuple[int, ...], n_classes: int) -> None:
+    """Hold a segmentation to its promises.
+
+    Raises
+    ------
+    ModelError : labels of another shape or type than uint8 ``(z, y, x)``, or of a class without a name.
+    """
+    labels = made.labels
+    if labels.shape != shape or labels.dtype != np.uint8:
+        raise ModelError(
+            f"the model gave labels {labels.dtype} {labels.shape}, expected uint8 {shape}",
+            likely="a model of another kind, or a worker of another version",
+        )
+    if labels.size and int(labels.max()) >= n_classes:
+        raise ModelError(
+            f"the model gave class {int(labels.max())}, but names {n_classes} classes (0 to {n_classes - 1})",
+            likely="model.json belongs to other weights",
+        )
+
+
+def _indented(error: KstreamError) -> str:
+    """An error's text after a text of our own: its first line loses ``error:``."""
+    return str(error).removeprefix("error: ")

@@ -1,365 +1,49 @@
-"""The MRD server: one measurement after another, many at a time, over TCP.
-
-A session reads messages in its own thread, stamps every acquisition with the time at which its last byte came, and
-hands it to a pipeline that runs in a worker thread behind a bounded queue. Images go back while acquisitions still
-come. Every session ends with exactly one CLOSE, and every error is told to the client as TEXT and to the log.
-"""
+"""The MRD server: listens, gives each connection a session of its own, and keeps the house within its limits."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import functools
+import gc
+import itertools
 import logging
+import os
+import selectors
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..config import ResolvedConfig, resolve
-from ..errors import KstreamError, PeerError, ProtocolError
-from ..mrd.codec import Decoder, encode
-from ..mrd.header import parse_header
-from ..mrd.messages import Close, ConfigFile, ConfigText, Header, Image, Query, Response, Text, Waveform
-from ..mrd.session import Session as SessionRules
-from ..pipeline import Measurement, build_pipeline
-from ..stream import StageError
-from ..stream.runners import ThreadRunner
-from ..stream.telemetry import Durations
-from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
-from .store import ModelStore
+from ..errors import PeerError
+from ..mrd.codec import encode
+from ..mrd.messages import Close
+from .connection import Connection, SocketConnection, TlsConnection
+from .journal import JournalFolder
+from .metrics import ServerMetrics
+from .settings import LOOPBACK, ServerSettings
+from .store import ModelStore, SegmentSource
+from .summary import SUMMARY
+from .texts import PREFIX, line
+
+if TYPE_CHECKING:
+    from .session import ServerSession
+
+__all__ = ["SUMMARY", "MrdServer", "ServerSettings"]
 
 log = logging.getLogger("kstream.serve")
 
-SUMMARY = "kstream summary "
-"""A TEXT that starts so carries one JSON object: counters, latencies, stage times and configuration of the session."""
+BACKLOG = 128
+REFUSALS = 16
+"""Refusals that may be under way at a time; beyond, a connection is closed without a word."""
 
-SHOWN = 1000
-"""Latencies and timeline events in a summary, so that it does not grow with the scan."""
+WATCH_S = 0.5
+STEP_S = 60.0
+"""Longest wait for a step of a session that was ended: nothing can interrupt it."""
 
-PREFIX = {"info": "", "warning": "WRN ", "error": "ERR "}
-"""FIRE colours a line by its first three characters."""
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """Limits of the server.
-
-    Parameters
-    ----------
-    handshake_s : from connection to the header.
-    idle_s : between two receptions later on; a paused scan is normal, a dead one is not.
-    send_s : for a client that does not take its images.
-    queue : acquisitions that may wait for the pipeline.
-    max_sessions : measurements at a time; one more is refused with a reason.
-    settings : ``section.key=value`` applied to every measurement.
-    """
-
-    handshake_s: float = 10.0
-    idle_s: float = 600.0
-    send_s: float = 60.0
-    queue: int = 512
-    max_sessions: int = 8
-    settings: tuple[str, ...] = ()
-
-
-@dataclass
-class _State:
-    """What one session knows so far."""
-
-    resolved: ResolvedConfig | None = None
-    scan: Scan | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-    measurement: Measurement | None = None
-    runner: ThreadRunner | None = None
-
-
-class ServerSession:
-    """One connection, from CONFIG to CLOSE."""
-
-    def __init__(self, connection: socket.socket, number: int, settings: ServerSettings, store: ModelStore) -> None:
-        self._socket, self._settings, self._store = connection, settings, store
-        self._sender = connection.dup()  # a time limit of its own: sending waits for the client's reader
-        self._sender.settimeout(settings.send_s)
-        self._log = logging.LoggerAdapter(log, {"session": number})
-        self._send_lock = threading.Lock()
-        self._is_cut = False
-        self._decoder = Decoder()
-        self._rules = SessionRules("server")
-        self._state = _State()
-        self._begin_ns = time.monotonic_ns()
-        self._timeline: list[tuple[str, float]] = []
-        self._readout_latency = Durations()
-
-    def run(self) -> bool:
-        """Serve until CLOSE, end of stream or error; True if nothing went wrong."""
-        try:
-            self._receive_all()
-            self._finish()
-        except KstreamError as error:
-            self._fail(error)
-            return False
-        except OSError as error:
-            self._fail(PeerError(f"the connection broke: {error}", where=self._place()))
-            return False
-        except Exception as error:  # noqa: BLE001 - no defect may end a session without a word
-            self._fail(StageError.of(error, "the session"))
-            return False
-        finally:
-            if self._state.runner is not None:
-                self._state.runner.abandon()
-            self._close()
-        return True
-
-    def interrupt(self) -> None:
-        """End the session from outside: its reader sees the end of the stream, tells the client, and closes."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
-
-    def _receive_all(self) -> None:
-        deadline = time.monotonic() + self._settings.handshake_s
-        while True:
-            in_handshake = self._state.scan is None
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001) if in_handshake else self._settings.idle_s)
-            try:
-                data = self._socket.recv(1 << 18)
-            except TimeoutError:
-                raise PeerError(
-                    "no complete header came in time" if in_handshake else "nothing came for a long time",
-                    where=self._place(),
-                    likely="the client connected and does not send",
-                    hint="kstream serve --handshake-s/--idle-s",
-                ) from None
-            if not data:
-                return self._end_of_stream()
-            received_ns = time.monotonic_ns()
-            for message in self._decoder.receive(data):
-                self._rules.check(message)
-                if isinstance(message, Close):
-                    return
-                self._take(message, received_ns)
-            if self._decoder.error is not None:
-                raise self._decoder.error
-
-    def _end_of_stream(self) -> None:
-        """The client stopped sending without CLOSE: frames that are complete still go back, then the reason."""
-        self._decoder.end()
-        if self._state.scan is None and self._state.resolved is None:
-            raise PeerError("the client closed the connection before it sent a configuration")
-        raise ProtocolError(
-            "the stream ended without CLOSE",
-            where=self._place(),
-            likely="the sender was stopped, or its connection broke",
-            hint="what was complete has been sent back",
-        )
-
-    def _take(self, message: Any, received_ns: int) -> None:
-        state = self._state
-        match message:
-            case Acquisition():
-                message.received_ns = received_ns
-                self._runner().put(message)
-            case ConfigFile(name=name):
-                self._configure(name, {})
-            case ConfigText(text=text):
-                self._configure(*parse_config_text(text))
-            case Header(xml=xml):
-                state.scan = parse_header(xml)
-                self._mark("header")
-            case Text(text=text):
-                self._parameters(text)
-            case Query(correlation=correlation):
-                self._send(Response(correlation, "Unknown query"))
-            case Waveform() | Image():
-                self._log.debug("%s ignored", type(message).__name__)
-
-    def _configure(self, name: str, parameters: Mapping[str, Any]) -> None:
-        self._state.parameters.update(parameters)
-        self._state.resolved = resolve(name, settings=self._settings.settings)
-        self._mark("configuration")
-        self._log.info("preset %s", name)
-
-    def _parameters(self, text: str) -> None:
-        """JSON parameters may follow the header (FIRE, OpenRecon); any other text is only logged."""
-        sent = _json_object(text)
-        if sent is None or self._state.runner is not None:
-            self._log.info("client says: %s", text[:200].encode("unicode_escape").decode())
-            return
-        self._state.parameters.update({k: v for k, v in _parameters(sent.get("parameters", sent)).items() if "." in k})
-
-    def _runner(self) -> ThreadRunner:
-        """The running pipeline; built at the first acquisition, when configuration and parameters are complete."""
-        state = self._state
-        if state.runner is None:
-            resolved, scan = state.resolved, state.scan
-            if resolved is None or scan is None:  # the session rules make sure of both
-                raise ProtocolError("an acquisition came before configuration and header", where=self._place())
-            if state.parameters:
-                resolved = resolve(resolved.preset, settings=self._settings.settings, parameters=state.parameters)
-                state.resolved = resolved
-            config = resolved.config
-            state.measurement = build_pipeline(scan, config, self._store.segment(config.segment))
-            state.runner = ThreadRunner(
-                state.measurement.pipeline, self._deliver, self._settings.queue, done=self._count_latency
-            )
-            self._mark("first acquisition")
-        return state.runner
-
-    def _deliver(self, item: Any) -> None:
-        """Sink of the pipeline, in the worker thread."""
-        measurement = self._state.measurement
-        if measurement is None:
-            return
-        counters = measurement.counters
-        match item:
-            case Image():
-                self._send(item)
-                counters.images += 1
-            case Delivered():
-                latency_ms = (time.monotonic_ns() - item.received_ns) / 1e6
-                counters.latencies_ms.setdefault(item.kind, []).append(latency_ms)
-                self._mark(f"{item.kind} of frame {item.frame}")
-                self._tell(
-                    Notice("info", f"frame {item.frame}: {item.kind} sent {latency_ms:.0f} ms after its last readout")
-                )
-            case Notice():
-                self._tell(item)
-            case FrameEnd():
-                self._mark(f"last readout of frame {item.frame}", item.received_ns)
-
-    def _count_latency(self, acquisition: Acquisition) -> None:
-        self._readout_latency.add(time.monotonic_ns() - acquisition.received_ns)
-
-    def _finish(self) -> None:
-        if self._state.runner is not None:
-            runner, self._state.runner = self._state.runner, None
-            runner.finish()
-        elif self._state.scan is not None:
-            raise ProtocolError(
-                "the scan has a header but no acquisitions",
-                where=self._place(),
-                likely="an empty recording, or a scanner that was stopped before the first readout",
-                hint="kstream inspect FILE",
-            )
-        self._summarise()
-
-    def _summarise(self, has_failed: bool = False) -> None:
-        measurement, resolved = self._state.measurement, self._state.resolved
-        if measurement is None or resolved is None:
-            return
-        counters = measurement.counters
-        if not counters.images and not has_failed:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in counters.set_aside.items()) or "no frame was finished"
-            self._tell(Notice("error", f"no image was sent: of {counters.received} acquisitions, {reasons}"))
-        summary = {
-            "preset": resolved.preset,
-            "received": counters.received,
-            "frames": counters.frames,
-            "images": counters.images,
-            "dropped": counters.dropped,
-            "set_aside": counters.set_aside,
-            "latencies_ms": {kind: values[-SHOWN:] for kind, values in counters.latencies_ms.items()},
-            "readout_latency": {**_quantiles(self._readout_latency), "counts": self._readout_latency.counts}
-            | {"edges_ms": self._readout_latency.edges_ms()},
-            "stages": [
-                {"name": t.name, "n_calls": t.durations.n, "total_ms": t.durations.total_ns / 1e6}
-                | _quantiles(t.durations)
-                for t in measurement.pipeline.times
-            ],
-            "timeline": self._timeline[:SHOWN],
-            "config": resolved.rows(),
-        }
-        self._log.info(
-            "received %d, frames %d, images sent %d, dropped %d",
-            counters.received,
-            counters.frames,
-            counters.images,
-            counters.dropped,
-        )
-        self._send(Text(SUMMARY + json.dumps(summary)))
-
-    def _fail(self, error: KstreamError) -> None:
-        """Finish what is complete, then tell client and log why the session ends."""
-        runner, self._state.runner = self._state.runner, None
-        if runner is not None:
-            with contextlib.suppress(KstreamError, OSError):
-                runner.finish()
-        self._log.error("%s", error)
-        with contextlib.suppress(OSError, PeerError):
-            self._send(Text(PREFIX["error"] + str(error)))
-            self._summarise(has_failed=True)
-
-    def _tell(self, notice: Notice) -> None:
-        level = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[notice.level]
-        self._log.log(level, "%s", notice.text)
-        self._send(Text(PREFIX[notice.level] + notice.text))
-
-    def _send(self, message: Any) -> None:
-        """Send one message whole; once a message was cut, nothing more is sent, for the client could not read it."""
-        with self._send_lock:
-            if self._is_cut:
-                raise PeerError("the client did not take what was sent before", where=self._place())
-            self._is_cut = True
-            self._sender.sendall(encode(message))
-            self._is_cut = False
-
-    def _close(self) -> None:
-        with contextlib.suppress(OSError, PeerError):
-            self._send(Close())
-            self._sender.shutdown(socket.SHUT_WR)
-            self._drain()
-        self._sender.close()
-        self._socket.close()
-
-    def _drain(self) -> None:
-        """Read what the client still sends, so that closing does not reset the connection under our last words."""
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            if not self._socket.recv(1 << 18):
-                return
-
-    def _mark(self, event: str, at_ns: int | None = None) -> None:
-        self._timeline.append((event, ((at_ns or time.monotonic_ns()) - self._begin_ns) / 1e9))
-
-    def _place(self) -> str:
-        measurement = self._state.measurement
-        return f"after {measurement.counters.received if measurement else 0} acquisitions"
-
-
-def _quantiles(durations: Durations) -> dict[str, float]:
-    return {
-        "p50_ms": durations.quantile_ms(0.5),
-        "p95_ms": durations.quantile_ms(0.95),
-        "max_ms": durations.longest_ns / 1e6,
-    }
-
-
-def parse_config_text(text: str) -> tuple[str, dict[str, str]]:
-    """Preset name and parameters of a CONFIG_TEXT: a bare name, or JSON ``{"preset": ..., "parameters": {...}}``."""
-    stripped = text.strip()
-    if not stripped.startswith("{"):
-        return stripped, {}
-    sent = _json_object(stripped)
-    if sent is None:
-        raise ProtocolError("CONFIG_TEXT begins like JSON and is not", hint="send a preset name, or valid JSON")
-    return str(sent.get("preset", sent.get("config", ""))), _parameters(sent.get("parameters", {}))
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else (however deeply nested or long its numbers are)."""
-    try:
-        sent = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return sent if isinstance(sent, dict) else None
-
-
-def _parameters(sent: Any) -> dict[str, str]:
-    if not isinstance(sent, dict):
-        raise ProtocolError("parameters are not a JSON object", hint='{"parameters": {"section.key": value}}')
-    return {str(key): json.dumps(value) for key, value in sent.items()}
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class MrdServer:
@@ -367,88 +51,316 @@ class MrdServer:
 
     Parameters
     ----------
-    host, port : where to listen; loopback by default; port 0 takes a free one (see `port`).
+    hosts : addresses to listen on; loopback, IPv4 and IPv6, by default. One that this machine does not have is passed
+        over as long as another one is there.
+    port : 0 takes a free one (see `port`).
+    tls : makes every connection a TLS one.
+
+    Raises
+    ------
+    PeerError : no address can be listened on.
     """
 
     def __init__(
         self,
-        host: str = "127.0.0.1",
+        hosts: Sequence[str] = LOOPBACK,
         port: int = 9002,
         settings: ServerSettings | None = None,
-        store: ModelStore | None = None,
+        models: SegmentSource | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._settings = settings or ServerSettings()
-        self._store = store or ModelStore()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._listener = socket.create_server((host, port), family=family, backlog=64)
-        except OSError as error:
-            raise PeerError(
-                f"cannot listen on {host} port {port}: {error.strerror}",
-                likely="another server runs there, or the port needs privileges",
-                hint="--port 0 takes a free port",
-            ) from error
+        self.settings = settings or ServerSettings()
+        self.metrics = ServerMetrics()
+        self._models = models or ModelStore()
+        self._tls = tls
         self._sessions: dict[threading.Thread, ServerSession] = {}
+        self._pending: set[threading.Thread] = set()
+        self._measuring: dict[threading.Thread, None] = {}  # in the order of their headers
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._count = 0
+        self._n_asked = 0
+        self._orphans: list[ServerSession] = []  # ended, while a step of their pipeline still works
+        self._numbers = itertools.count(1)
+        self._refusals = threading.Semaphore(REFUSALS)
+        self._listeners = listen(hosts, port)
+        self._journals = JournalFolder(self.settings.record) if self.settings.record is not None else None
+        self._watch_gauges()
 
     @property
     def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+        return int(self._listeners[0].getsockname()[1])
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where we listen."""
+        return [str(listener.getsockname()[0]) for listener in self._listeners]
 
     def serve_forever(self) -> None:
-        """Accept until `stop`."""
-        self._listener.settimeout(0.2)
-        while not self._stopping.is_set():
-            try:
-                connection, _ = self._listener.accept()
-                self._start(connection)
-            except TimeoutError:
-                continue
-            except OSError as error:  # one connection that failed, or too many open files: others go on
-                if not self._stopping.is_set():
-                    log.error("a connection could not be accepted: %s", error)
-                    self._stopping.wait(0.1)
+        """Accept until `stop`, or until somebody asked to stop."""
+        watch = threading.Thread(target=self._watch_memory, name="kstream-watch", daemon=True)
+        watch.start()
+        with selectors.DefaultSelector() as selector:
+            for listener in self._listeners:
+                if listener.fileno() >= 0:  # else stopped already
+                    selector.register(listener, selectors.EVENT_READ)
+            while not self._stopping.is_set() and not self._n_asked:
+                for key, _ in selector.select(0.2):
+                    self._accept(key.fileobj)  # type: ignore[arg-type]
+        self._stopping.set()
+        watch.join(5)
+
+    def ask_to_stop(self) -> None:
+        """End `serve_forever`; asked again, end the grace of `stop` as well. May be called by a signal handler.
+
+        It only counts, for the interrupted thread may hold any lock.
+        """
+        self._n_asked += 1
+
+    @property
+    def is_computing(self) -> bool:
+        """True while a pipeline works, even if its session has ended."""
+        with self._lock:
+            self._orphans = [session for session in self._orphans if session.is_computing]
+            return bool(self._orphans) or any(session.is_computing for session in self._sessions.values())
+
+    @property
+    def is_hurried(self) -> bool:
+        """True if we were asked to stop more than once."""
+        return self._n_asked > 1
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Accept no more; give running sessions `grace_s` to end, then end them with a word to their clients."""
         self._stopping.set()
+        self._close_listeners()
+        stopped = PeerError(
+            "the server was stopped", where="during the scan", hint="send the scan again", code="server_stopped"
+        )
+        for session in self._running():
+            if not session.is_measuring:
+                session.interrupt(stopped)
         self._join(grace_s)
-        for thread, session in list(self._sessions.items()):
-            if thread.is_alive():
-                log.warning("a session did not end within %g s and is ended", grace_s)
-                session.interrupt()
-        self._join(5.0)
-        self._listener.close()
+        for session in self._running():
+            log.warning("a session did not end in time and is ended")
+            session.interrupt(stopped)
+        self._join(1.0 if self.is_hurried else 5.0)
+        for session in self._running():
+            session.force(stopped)
+        self._join(1.0 if self.is_hurried else 5.0)
 
-    def _join(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        for thread in list(self._sessions):
-            thread.join(max(deadline - time.monotonic(), 0))
+    def _close_listeners(self) -> None:
+        """From now on the system refuses clients, which can then try another server."""
+        for listener in self._listeners:
+            listener.close()
 
-    def _start(self, connection: socket.socket) -> None:
-        self._sessions = {thread: session for thread, session in self._sessions.items() if thread.is_alive()}
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self._sessions) >= self._settings.max_sessions:
-            threading.Thread(target=self._refuse, args=(connection,), name="kstream-refuse", daemon=True).start()
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:  # too many open files, or a client that was gone at once: others go on
+            if not self._stopping.is_set():
+                log.error("a connection could not be accepted: %s", error)
+                self._stopping.wait(0.1)
             return
-        self._count += 1
-        session = ServerSession(connection, self._count, self._settings, self._store)
-        thread = threading.Thread(target=session.run, name=f"kstream-session-{self._count}", daemon=True)
-        self._sessions[thread] = session
+        self.metrics.connections.inc()
+        with self._lock:
+            is_full = len(self._sessions) + len(self._pending) >= self.settings.max_connections
+            is_busy = len(self._measuring) >= self.settings.max_sessions
+        if is_full or is_busy:
+            self._refuse(connection, _busy(self.settings, is_full))
+            return
+        thread = threading.Thread(
+            target=self._serve, args=(connection, next(self._numbers)), name="kstream-session", daemon=True
+        )
+        with self._lock:
+            self._pending.add(thread)
         thread.start()
 
-    def _refuse(self, connection: socket.socket) -> None:
-        """Say why, and read what the client still sends for a second, lest a reset eats our words."""
-        error = PeerError(
-            f"busy: {self._settings.max_sessions} measurements run already",
-            likely="more scanners or replays than this server takes",
-            hint="try again later, or kstream serve --max-sessions N",
-        )
-        log.warning("%s", error)
-        with contextlib.suppress(OSError), connection:
-            connection.settimeout(1.0)
-            connection.sendall(encode(Text(PREFIX["error"] + str(error))) + encode(Close()))
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(1 << 18):
-                pass
+    def _serve(self, raw: socket.socket, number: int) -> None:
+        """One connection; in a thread of its own."""
+        thread = threading.current_thread()
+        try:
+            connection = self._secured(raw)
+            if connection is None:
+                return
+            journal = self._journals.open(number, connection.peer) if self._journals is not None else None
+            admit = functools.partial(self._admit, thread)
+            release = functools.partial(self._dismiss, thread)
+            from .session import ServerSession  # brings the pipeline: the server listens before that is loaded
+
+            session = ServerSession(
+                connection, number, self.settings, self._models, self.metrics, admit, journal, release
+            )
+            with self._lock:
+                self._sessions[thread] = session
+                self._pending.discard(thread)
+            outcome = session.run()
+            log.debug("session ended: %s", outcome, extra={"session": number})
+        finally:
+            with self._lock:
+                ended = self._sessions.pop(thread, None)
+                if ended is not None and ended.is_computing:
+                    self._orphans = [*(orphan for orphan in self._orphans if orphan.is_computing), ended]
+                self._pending.discard(thread)
+                self._measuring.pop(thread, None)
+
+    def _secured(self, raw: socket.socket) -> Connection | None:
+        if self._tls is None:
+            return SocketConnection(raw)
+        try:
+            return TlsConnection(raw, self._tls, None, self.settings.handshake_s)
+        except PeerError as error:
+            self.metrics.sessions.labels(error.code).inc()
+            log.error("%s", error, extra={"code": error.code})
+            return None
+
+    def _admit(self, thread: threading.Thread) -> None:
+        """Called by a session whose header has come: from now on it counts as a measurement.
+
+        Raises
+        ------
+        PeerError : as many measurements run as may, or the memory is used up.
+        """
+        if resident_bytes() > self.settings.memory_gib * 2**30:
+            raise _too_large(self.settings)
+        with self._lock:
+            if len(self._measuring) >= self.settings.max_sessions:
+                raise _busy(self.settings, False)
+            self._measuring[thread] = None
+
+    def _dismiss(self, thread: threading.Thread) -> None:
+        """The measurement is over; what is left is to say so."""
+        with self._lock:
+            self._measuring.pop(thread, None)
+
+    def _refuse(self, raw: socket.socket, error: PeerError) -> None:
+        """Say why; in a thread of its own, for the client may be slow to read it."""
+        self.metrics.sessions.labels(error.code).inc()
+        log.warning("%s", error, extra={"code": error.code})
+        if self._refusals.acquire(blocking=False):
+            threading.Thread(target=self._tell_refused, args=(raw, error), name="kstream-refuse", daemon=True).start()
+        else:
+            raw.close()
+
+    def _tell_refused(self, raw: socket.socket, error: PeerError) -> None:
+        try:
+            connection = self._secured(raw)
+            if connection is not None:
+                with contextlib.suppress(OSError):
+                    connection.send([encode(line(f"{PREFIX['error']}{error}")), encode(Close())], 1.0)
+                    connection.end_sending()
+                connection.close()
+        finally:
+            self._refusals.release()
+
+    def _watch_memory(self) -> None:
+        """End the youngest measurement while the process uses more memory than it may."""
+        cap_bytes = self.settings.memory_gib * 2**30
+        while not self._stopping.wait(WATCH_S):
+            if resident_bytes() > cap_bytes:
+                with self._lock:
+                    youngest = next(reversed(self._measuring), None)
+                    session = self._sessions.get(youngest) if youngest is not None else None
+                if session is not None:
+                    log.error("the server uses more than %g GiB: its youngest session is ended", cap_bytes / 2**30)
+                    self._end_for_memory(session)
+
+    def _end_for_memory(self, session: ServerSession) -> None:
+        """End a session, and wait until its memory is free: else the next session would be ended for it as well."""
+        session.force(_too_large(self.settings))
+        deadline = time.monotonic() + STEP_S
+        while session.is_computing and time.monotonic() < deadline and not self._stopping.wait(WATCH_S):
+            pass
+        gc.collect()
+        self._stopping.wait(WATCH_S)
+
+    def _watch_gauges(self) -> None:
+        def total(of: Callable[[ServerSession], int]) -> Callable[[], float]:
+            return lambda: float(sum(of(session) for session in self._running()))
+
+        watch = self.metrics.watch
+        watch("open_sessions", "sessions now", lambda: float(len(self._running())))
+        watch("queued_bytes", "acquisitions that wait for a pipeline", total(lambda s: s.queued_bytes))
+        watch("unsent_bytes", "messages that wait for a client", total(lambda s: s.unsent_bytes))
+        watch("resident_bytes", "resident memory of the server", lambda: float(resident_bytes()))
+
+    def _running(self) -> list[ServerSession]:
+        with self._lock:
+            return list(self._sessions.values())
+
+    def _join(self, seconds: float) -> None:
+        with self._lock:
+            threads = [*self._sessions, *self._pending]
+        deadline = time.monotonic() + seconds
+        was_hurried = self.is_hurried
+        for thread in threads:
+            while thread.is_alive() and time.monotonic() < deadline and self.is_hurried == was_hurried:
+                thread.join(min(0.1, max(deadline - time.monotonic(), 0.0)))
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not tell it."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _busy(settings: ServerSettings, is_full: bool) -> PeerError:
+    n, what, option = (
+        (settings.max_connections, "connections are open", "--max-connections")
+        if is_full
+        else (settings.max_sessions, "measurements run", "--max-sessions")
+    )
+    return PeerError(
+        f"busy: {n} {what} already",
+        likely="more scanners or replays than this server takes",
+        hint=f"try again later, or kstream serve {option} N",
+        code="busy",
+    )
+
+
+def _too_large(settings: ServerSettings) -> PeerError:
+    return PeerError(
+        f"the server's memory is used up: more than {settings.memory_gib:g} GiB",
+        likely="other scans are large, or this one's header asks for too much",
+        hint="try again later, or kstream serve --memory-gib N",
+        code="memory",
+    )
+
+
+def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Listening sockets, all on one port."""
+    listeners: list[socket.socket] = []
+    failures: list[tuple[str, OSError]] = []
+    for host in hosts:
+        try:
+            chosen = listeners[0].getsockname()[1] if listeners else port
+            listeners += _listen_on(host, chosen)
+        except OSError as refused:
+            failures.append((host, refused))
+    fatal = [failure for failure in failures if not listeners or not _is_absent(failure[1])]
+    if fatal:
+        for listener in listeners:
+            listener.close()
+        host, error = fatal[0]
+        raise PeerError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            likely="another server runs there, the port needs privileges, or this machine has no such address",
+            hint="--port 0 takes a free port",
+            code="cannot_listen",
+        ) from error
+    for host, error in failures:
+        log.info("%s is not listened on: %s", host, error.strerror or error)
+    return listeners
+
+
+def _listen_on(host: str, port: int) -> Iterator[socket.socket]:
+    """One socket for each address that a name stands for."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in dict.fromkeys(found):
+        yield socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+def _is_absent(error: OSError) -> bool:
+    """True if the machine has no such address, as one without IPv6."""
+    return isinstance(error, socket.gaierror) or error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

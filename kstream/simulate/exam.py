@@ -107,5 +107,5 @@ def save_exam(exam: BreastExam, path: Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_recording(path, exam.scan.xml, exam.acquisitions)
-    write_nifti(path.with_suffix(".truth.nii.gz"), exam.truth_labels, exam.geometry)
+    write_nifti(path.with_suffix(".truth.nii.gz"), exam.truth_labels, exam.geometry, overwrite=True)
     path.with_suffix(".truth.json").write_text(json.dumps(exam.truth(), indent=2) + "\n", encoding="utf-8")

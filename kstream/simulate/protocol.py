@@ -79,7 +79,12 @@ class BreastProtocol:
         _require(len(self.frame_starts_s) >= 1, "frame_starts_s is empty")
         _require(self.readout_oversampling >= 1, "readout_oversampling must be at least 1")
         _require(min(self.oversampling) >= 1, "oversampling must be at least 1")
-        _require(self.snr >= 0, "snr must not be negative")
+        _require(0 <= self.snr < np.inf, f"snr is {self.snr}", "0 for no noise, or a number above it")
+        _require(
+            all(abs(delay) <= 8 for delay in self.gradient_delays_samples),  # not true of NaN either
+            f"gradient_delays_samples are {self.gradient_delays_samples}",
+            "-8 to 8 samples; real ones are below 1",
+        )
         _require(self.trajectory in ("present", "absent", "user_float"), f"trajectory is {self.trajectory!r}")
         _require(self.framing in ("global", "repetition"), f"framing is {self.framing!r}")
         readout_ms = self.n_samples * self.dwell_us * 1e-3

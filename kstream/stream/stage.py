@@ -36,6 +36,7 @@ class StageError(KstreamError):
     """A stage raised something that is not one of our own errors; the cause is chained."""
 
     exit_code = 10
+    code = "step_failed"
 
     @classmethod
     def of(cls, error: Exception, where: str) -> StageError:

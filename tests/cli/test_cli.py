@@ -51,11 +51,18 @@ def test_models_are_listed_and_counted() -> None:
     assert shown["macs"] == pytest.approx(32.005e9, rel=1e-3)
 
 
-def test_doctor_finds_this_installation_well() -> None:
-    found = kstream("doctor", "--json")
-    rows = {row["check"]: row for row in json.loads(found.stdout)}
-    assert found.returncode == 0, rows
-    assert rows["reconstruction"]["ok"]
+def test_replay_keeps_the_recorded_timing_and_tells_how_well(tmp_path: Path, port: int) -> None:
+    stars = StackOfStars()
+    acquisitions = stars.acquisitions(np.random.default_rng(0), noise=2)
+    for number, acquisition in enumerate(acquisitions):
+        acquisition.header["acquisition_time_stamp"] = number
+    write_recording(tmp_path / "scan.h5", stars.scan().xml, acquisitions)
+    options = ("--port", str(port), "--preset", "breast-dce-recon", "--quiet", "--speed", "4")
+    account = json.loads(kstream("replay", str(tmp_path / "scan.h5"), *options, "--json").stdout)
+    assert account["sent"] == account["received"] == 158
+    assert set(account["jitter_ms"]) == {"p50", "p99", "max"}
+    assert account["sent_per_s"] < 4 / 2.5e-3 * 1.01
+    assert "jitter p50" in kstream("replay", str(tmp_path / "scan.h5"), *options).stdout
 
 
 def test_inspect_shows_a_recording_and_refuses_what_is_none(tmp_path: Path) -> None:
@@ -114,7 +121,13 @@ def test_results_of_a_replay_are_volumes_pictures_and_a_report(tmp_path: Path, p
         cwd=tmp_path,
     )
     assert found.returncode == 0, found.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"magnitude.nii.gz", "run.json", "report.html"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "magnitude.nii.gz",
+        "overview.png",
+        "volume.gif",
+        "run.json",
+        "report.html",
+    }
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["received"] == 158
     assert run["dropped"] == 0

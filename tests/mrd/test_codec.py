@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
+import resource
 import struct
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from kstream.errors import ProtocolError
-from kstream.mrd.codec import FORMATS, Decoder, Format, Limits, encode
+from kstream.mrd.codec import FORMATS, Decoder, Format, Limits, encode, encode_parts
 from kstream.mrd.messages import (
     ACQUISITION_HEADER,
     IMAGE_HEADER,
@@ -36,6 +37,7 @@ from kstream.mrd.messages import (
     new_acquisition,
 )
 from kstream.types import Acquisition, AcquisitionFlag
+from tests.mrd.strategies import damaged_streams, messages
 
 with warnings.catch_warnings():
     import ismrmrd
@@ -87,6 +89,20 @@ def decoded(data: bytes, limits: Limits | None = None) -> list[Message]:
     messages = decoder.receive(data)
     decoder.end()
     return messages
+
+
+def poured(decoder: Decoder, stream: bytes, sizes: Sequence[int], got: list[Message] | None = None) -> list[Message]:
+    """Write the stream where the decoder wants it, in pieces of at most the given sizes, again and again."""
+    got = [] if got is None else got
+    at, turn = 0, 0
+    while at < len(stream):
+        space = decoder.space()
+        piece = stream[at : at + min(sizes[turn % len(sizes)], len(space))]
+        space[: len(piece)] = piece
+        at, turn = at + len(piece), turn + 1
+        got += decoder.filled(len(piece))
+    decoder.end()
+    return got
 
 
 def assert_same(got: Sequence[Message], expected: Sequence[Message]) -> None:
@@ -243,55 +259,127 @@ def test_truncated_acquisition_says_how_many_bytes_were_expected() -> None:
         decoder.end()
 
 
+# ---- without copies --------------------------------------------------------------------------------------------------
+
+
+def a_large_acquisition(number: int, n_samples: int = 1021) -> Acquisition:
+    data = np.full((5, n_samples), number + 1j, "c8")
+    return new_acquisition(data, np.full((n_samples, 2), -number, "f4"), scan_counter=number)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 40_000, 2**20])
+def test_large_acquisitions_stay_as_they_are_while_others_come(size: int) -> None:
+    """Of one size, of others, and with small messages in between: nobody's buffer is used again."""
+    lengths = (1021, 1021, 1023, 1021, 4097, 1021)
+    sent: list[Message] = []
+    for number, n_samples in enumerate(lengths):
+        sent += [a_large_acquisition(number, n_samples), a_waveform(), a_large_acquisition(number, n_samples)]
+    stream = b"".join(map(encode, sent))
+    assert_same(poured(Decoder(), stream, [size]), sent)
+
+
+def test_an_acquisition_of_the_size_of_the_last_one_is_read_where_the_socket_wrote_it() -> None:
+    decoder, data = Decoder(), encode(a_large_acquisition(1))
+    decoder.receive(data)
+    space = decoder.space()
+    space[: len(data)] = data
+    (got,) = decoder.filled(len(data))
+    assert isinstance(got, Acquisition)
+    for array in (got.data, got.trajectory):
+        assert np.shares_memory(np.frombuffer(space, "u1"), array)
+        assert array.flags.aligned
+        assert array.flags.writeable
+
+
+def test_a_small_acquisition_does_not_keep_the_buffer_of_many() -> None:
+    decoder, data = Decoder(), encode(an_acquisition())
+    space = decoder.space()
+    space[: len(data)] = data
+    (got,) = decoder.filled(len(data))
+    assert isinstance(got, Acquisition)
+    assert not np.shares_memory(np.frombuffer(space, "u1"), got.data)
+
+
+def test_small_messages_are_read_after_a_large_one() -> None:
+    sent: list[Message] = [a_large_acquisition(1), *[Text("x" * 9000)] * 30, an_image(), Close()]
+    for size in (3, 999, 10**6):
+        assert_same(poured(Decoder(), b"".join(map(encode, sent)), [size]), sent)
+
+
+def test_a_header_that_announces_64_mib_costs_almost_no_memory() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    header = new_acquisition(np.zeros((1, 1), "c8"))
+    header.header["number_of_samples"], header.header["active_channels"] = 8191, 1024
+    start = struct.pack("<H", 1008) + header.header.tobytes()
+    before = resident_bytes()
+    decoders = [Decoder() for _ in range(16)]
+    for decoder in decoders:
+        decoder.receive(start + bytes(5000))
+        assert len(decoder.space()) == 8191 * 1024 * 8 - 5000
+    assert resident_bytes() - before < 64 * 2**20
+
+
+def test_more_bytes_than_there_is_space_for_are_refused() -> None:
+    decoder = Decoder()
+    with pytest.raises(ValueError, match="do not fit"):
+        decoder.filled(len(decoder.space()) + 1)
+
+
+def test_space_after_an_error_raises_it() -> None:
+    decoder = Decoder()
+    decoder.receive(encode(Close()) + struct.pack("<H", 999))
+    with pytest.raises(ProtocolError, match="999"):
+        decoder.space()
+    with pytest.raises(ProtocolError, match="999"):
+        decoder.filled(0)
+
+
+@pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda m: type(m).__name__)
+def test_parts_are_the_bytes_of_the_message(message: Message) -> None:
+    parts = encode_parts(message)
+    assert b"".join(parts) == encode(message)
+    assert all(memoryview(part).itemsize == 1 and len(part) > 0 for part in parts)
+
+
+def test_parts_view_the_samples() -> None:
+    message = an_acquisition()
+    _, trajectory, data = encode_parts(message)
+    assert np.shares_memory(np.frombuffer(data, "u1"), message.data)
+    assert np.shares_memory(np.frombuffer(trajectory, "u1"), message.trajectory)
+
+
+def test_parts_of_arrays_that_are_not_contiguous_are_in_the_order_of_the_wire() -> None:
+    message = an_acquisition()
+    other = Acquisition(message.header, np.asfortranarray(message.data), np.asfortranarray(message.trajectory))
+    assert b"".join(encode_parts(other)) == encode(message)
+
+
 # ---- round trips over everything -------------------------------------------------------------------------------------
 
-xml_characters = st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs", "Cc"))
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
-u64 = st.integers(0, 2**64 - 1)
-values = st.text(xml_characters, max_size=20)
-metas = st.dictionaries(values, values | st.lists(values, min_size=2, max_size=3), max_size=3)
-
-
-@st.composite
-def acquisitions(draw: st.DrawFn) -> Acquisition:
-    n_coils, n_samples = draw(st.integers(1, 5)), draw(st.integers(1, 9))
-    n_dims = draw(st.integers(0, 3))
-    parts = draw(hnp.arrays("<f4", (n_coils, n_samples, 2)))
-    counters = {"slice": draw(st.integers(0, 65535)), "user": draw(st.integers(0, 65535))}
-    return new_acquisition(
-        parts.view("<c8")[..., 0],
-        draw(hnp.arrays("<f4", (n_samples, n_dims))),
-        counters=counters,
-        flags=draw(st.integers(0, 2**32)),
-        scan_counter=draw(st.integers(0, 2**32 - 1)),
-        user_float=draw(hnp.arrays("<f4", 8)),
-    )
-
-
-@st.composite
-def images(draw: st.DrawFn) -> Image:
-    dtype = draw(st.sampled_from(["<u2", "<f4", "<c8"]))
-    shape = draw(st.tuples(*[st.integers(1, 3)] * 4))
-    raw = draw(hnp.arrays("u1", (*shape, np.dtype(dtype).itemsize)))
-    header = np.zeros(1, IMAGE_HEADER)[0]
-    header["image_series_index"] = draw(st.integers(0, 65535))
-    return Image(header, draw(metas), raw.view(dtype)[..., 0])
-
-
-messages = st.one_of(
-    st.builds(ConfigFile, st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=255)),
-    st.builds(ConfigText, texts),
-    st.builds(Header, st.binary(min_size=1, max_size=40).filter(lambda xml: not xml.endswith(b"\0"))),
-    st.builds(Text, texts),
-    st.builds(Query, u64, texts),
-    st.builds(Response, u64, texts),
-    st.builds(Error, texts),
-    st.just(Close()),
-    acquisitions(),
-    images(),
-)
-
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@QUICK
+@given(st.lists(messages, max_size=6), st.lists(st.integers(1, 500), min_size=1))
+def test_space_and_filled_read_what_receive_reads(sent: list[Message], sizes: list[int]) -> None:
+    stream = b"".join(map(encode, sent))
+    assert_same(poured(Decoder(), stream, sizes), sent)
+
+
+@QUICK
+@given(damaged_streams(), st.lists(st.integers(1, 90), min_size=1))
+def test_what_came_before_the_damage_is_read_for_any_chunk_sizes(
+    damaged: tuple[list[Message], bytes, int], sizes: list[int]
+) -> None:
+    sent, stream, n_intact = damaged
+    decoder = Decoder(Limits(image_bytes=2**16, acquisition_bytes=2**16))
+    got: list[Message] = []
+    with suppress(ProtocolError):
+        poured(decoder, stream, sizes, got)
+    assert_same(got[:n_intact], sent[:n_intact])
+    assert decoder.error is None or "byte offset" in decoder.error.where
 
 
 @QUICK
@@ -540,7 +628,7 @@ def test_a_message_in_small_pieces_is_looked_at_once(monkeypatch: pytest.MonkeyP
     """A decoder that starts over with every piece of a long message costs quadratic time."""
     plain, measured = FORMATS[MessageId.ACQUISITION], []
 
-    def measure(prefix: bytearray, limits: Limits) -> int:
+    def measure(prefix: memoryview, limits: Limits) -> int:
         measured.append(len(prefix))
         return plain.measure(prefix, limits)
 

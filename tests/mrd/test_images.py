@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kstream.errors import ScanError, ShapeError
+from kstream.errors import ConfigError, ScanError, ShapeError
 from kstream.mrd.codec import Decoder, encode
-from kstream.mrd.images import SeriesSplitter, label_images, label_table, magnitude_images
+from kstream.mrd.images import SeriesSplitter, frame_of, label_images, label_table, magnitude_images
 from kstream.mrd.messages import IMAGE_HEADER, Image
 from kstream.mrd.meta import meta_from_xml, meta_to_xml
-from kstream.types import EncodingLimit, Geometry, KSpace, LabelMap, LabelTable, Scan
+from kstream.mrd.stages import MakeImages
+from kstream.types import (
+    Delivered,
+    EncodingLimit,
+    FrameImage,
+    Geometry,
+    KSpace,
+    LabelMap,
+    LabelTable,
+    Notice,
+    Origin,
+    Scan,
+)
 
 Z, Y, X = 5, 7, 11
 OBLIQUE = Geometry(
@@ -73,9 +86,33 @@ def test_headers_carry_counters_and_geometry_of_each_slice() -> None:
         assert (int(header["image_series_index"]), int(header["image_type"]), int(header["data_type"])) == (3, 1, 5)
 
 
-def test_frame_may_travel_as_contrast() -> None:
-    image = magnitude_images(a_kspace(), an_image(), SCAN, 3, frame_counter="contrast")[0]
-    assert (int(image.header["contrast"]), int(image.header["repetition"])) == (2, 0)
+@pytest.mark.parametrize("counter", ["contrast", "phase", "set"])
+def test_frame_may_travel_in_another_counter(counter: Any) -> None:
+    image = magnitude_images(a_kspace(), an_image(), SCAN, 3, frame_counter=counter)[0]
+    assert (int(image.header[counter]), int(image.header["repetition"])) == (2, 0)
+    assert frame_of(image) == 2
+
+
+def test_frame_of_a_strangers_image_is_its_repetition() -> None:
+    image = a_picture(1)
+    image.header["repetition"] = 6
+    assert frame_of(image) == 6
+    image.meta["Frame"] = ["1", "2"]
+    assert frame_of(image) == 6
+
+
+def test_header_hands_back_what_the_scanner_wrote() -> None:
+    origin = Origin(4242, 77_000, (1, 2, 3), (0.0, -3.5, -1210.0))
+    geometry = replace(OBLIQUE, origin=origin)
+    assert geometry == OBLIQUE
+    for image in [
+        *through_the_wire(magnitude_images(a_kspace(geometry), an_image(), SCAN, 1)),
+        *through_the_wire(label_images(a_label_map(geometry), SCAN, 2)),
+    ]:
+        header = image.header
+        assert (int(header["measurement_uid"]), int(header["acquisition_time_stamp"])) == (4242, 77_000)
+        assert header["physiology_time_stamp"].tolist() == [1, 2, 3]
+        assert header["patient_table_position"].tolist() == [0.0, -3.5, -1210.0]
 
 
 def test_single_slice_keeps_the_slice_number_of_the_scan() -> None:
@@ -97,11 +134,16 @@ def test_image_index_is_never_zero_in_a_long_scan() -> None:
 
 def test_directions_are_unit_vectors_whatever_the_scan_says() -> None:
     long = Geometry((X, Y, 1), (1.0, 1.0, 1.0), read_dir=(0.0, 2.0, 0.0), phase_dir=(3.0, 0.0, 0.0))
+    endless = Geometry(
+        (X, Y, 1), (1.0, 1.0, 1.0), read_dir=(0.0, float("inf"), 0.0), phase_dir=(float("nan"), 0.0, 0.0)
+    )
     zero = Geometry((X, Y, 1), (1.0, 1.0, 1.0), read_dir=(0.0, 0.0, 0.0), phase_dir=(0.0, 0.0, 0.0))
     (image,) = magnitude_images(a_kspace(long), an_image((1, Y, X)), SCAN, 1)
     assert [tuple(image.header[n]) for n in ("read_dir", "phase_dir", "slice_dir")] == [(0, 1, 0), (1, 0, 0), (0, 0, 1)]
-    (image,) = magnitude_images(a_kspace(zero), an_image((1, Y, X)), SCAN, 1)
-    assert [tuple(image.header[n]) for n in ("read_dir", "phase_dir", "slice_dir")] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    for geometry in (zero, endless):
+        (image,) = magnitude_images(a_kspace(geometry), an_image((1, Y, X)), SCAN, 1)
+        directions = [tuple(image.header[n]) for n in ("read_dir", "phase_dir", "slice_dir")]
+        assert directions == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
 
 
 def test_unsigned_pixels_times_their_slope_are_the_magnitude() -> None:
@@ -111,6 +153,16 @@ def test_unsigned_pixels_times_their_slope_are_the_magnitude() -> None:
     assert got.dtype == np.uint16
     assert np.abs(got * slope - np.abs(an_image())).max() <= slope / 2 * 1.001
     assert "ClippedPixels" not in images[0].meta
+
+
+@pytest.mark.parametrize("slope", [1 / 3, 1e-10 / 7, 123456.7891234])
+def test_pixels_are_scaled_by_the_slope_that_is_declared_and_fits_a_decimal_string(slope: float) -> None:
+    image = an_image() * slope * 100
+    images = magnitude_images(a_kspace(), image, SCAN, 1, rescale_slope=slope)
+    declared = str(images[0].meta["RescaleSlope"])
+    assert len(declared) <= 16
+    got = np.concatenate([i.data[0] for i in images]).astype(float)
+    np.testing.assert_array_equal(got, np.rint(np.abs(image).astype(np.float64) / float(declared)))
 
 
 def test_clipped_pixels_are_counted() -> None:
@@ -151,6 +203,39 @@ def test_window_is_an_integer_and_left_out_for_small_units() -> None:
     maximum = np.abs(an_image()).max()
     assert meta["WindowWidth"] == str(round(float(maximum)))
     assert "WindowCenter" not in magnitude_images(a_kspace(), an_image() / 1000, SCAN, 1)[0].meta
+
+
+WHAT_A_HOST_NEEDS = {
+    "DataRole",
+    "ImageType",
+    "ImageProcessingHistory",
+    "Keep_image_geometry",
+    "ImageRowDir",
+    "ImageColumnDir",
+    "ImageSliceNormDir",
+    "SeriesDescription",
+    "ImageComments",
+    "ImageComment",
+}
+NEVER_SENT = {"IceMiniHead", "SOPInstanceUID", "SeriesInstanceUID"}
+
+
+def test_every_image_says_what_a_host_needs_and_nothing_of_the_hosts_own() -> None:
+    magnitude = magnitude_images(a_kspace(), an_image(), SCAN, 1)
+    scaled = magnitude_images(a_kspace(), an_image(), SCAN, 1, rescale_slope=0.5)
+    for image in [*magnitude, *scaled, *label_images(a_label_map(), SCAN, 2)]:
+        assert image.meta.keys() >= WHAT_A_HOST_NEEDS
+        assert not image.meta.keys() & NEVER_SENT
+        for name in ("WindowCenter", "WindowWidth"):
+            assert str(image.meta[name]).isdecimal()
+        for name in ("ImageRowDir", "ImageColumnDir"):
+            assert [len(str(part).partition(".")[2]) for part in image.meta[name]] == [18, 18, 18]
+        meta_to_xml(image.meta).decode("ascii")
+        header = image.header
+        assert int(header["image_series_index"]) >= 1
+        assert int(header["image_index"]) >= 1
+        for name in ("read_dir", "phase_dir", "slice_dir"):
+            assert np.linalg.norm(header[name]) == pytest.approx(1, abs=1e-6)
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------------
@@ -231,6 +316,49 @@ def test_splitter_stays_within_sixteen_bits() -> None:
     numbers = [int(splitter.split(a_picture(65535, (1, 1, 1, n))).header["image_series_index"]) for n in range(1, 6)]
     assert numbers[0] == 65535
     assert len(set(numbers)) == 5
+
+
+# ---- the stage -------------------------------------------------------------------------------------------------------
+
+
+def a_frame_image(geometry: Geometry = OBLIQUE, frame: int = 0) -> FrameImage:
+    return FrameImage(an_image(geometry.shape), frame, 0, 1, geometry)
+
+
+def test_stage_splits_a_series_that_would_mix_shapes_and_says_so_once() -> None:
+    stage = MakeImages(SCAN, 1, 2, "float32")
+    small = Geometry((5, 3, 1), (50.0, 30.0, 3.0))
+    wide = stage.push(a_frame_image())
+    first, second = stage.push(a_frame_image(small, 1)), stage.push(a_frame_image(small, 2))
+    assert {int(i.header["image_series_index"]) for i in wide if isinstance(i, Image)} == {1}
+    assert [type(item) for item in first] == [Notice, Image, Delivered]
+    assert [type(item) for item in second] == [Image, Delivered]
+    assert first[0].level == "warning"
+    assert "5 x 3 x 1 x 1 float32" in first[0].text
+    assert "series 1001: series 1 has others" in first[0].text
+    assert int(first[1].header["image_series_index"]) == int(second[0].header["image_series_index"]) == 1001
+
+
+def test_labels_may_not_share_the_series_of_magnitudes() -> None:
+    with pytest.raises(ConfigError, match="share series 7"):
+        MakeImages(SCAN, 7, 7, "uint16")
+
+
+@pytest.mark.parametrize(("by", "counter"), [("windows", "repetition"), ("single", "repetition"), ("phase", "phase")])
+def test_stage_puts_the_frame_where_the_scan_counts_frames(by: str, counter: str) -> None:
+    stage = MakeImages(SCAN, 1, 2, "uint16", by)
+    for item in (a_frame_image(frame=2), a_label_map()):
+        image = stage.push(item)[0]
+        assert int(image.header[counter]) == 2
+
+
+def test_stage_scales_all_frames_alike_even_if_a_pixel_is_not_finite() -> None:
+    stage = MakeImages(SCAN, 1, 2, "uint16")
+    broken = a_frame_image()
+    broken.data[0, 0, 0] = np.inf
+    slopes = [stage.push(item)[0].meta["RescaleSlope"] for item in (broken, a_frame_image(frame=1))]
+    brightest = float(np.abs(an_image().ravel()[1:]).max())
+    assert slopes[0] == slopes[1] == f"{brightest * 4 / 65535:.10g}"
 
 
 # ---- meta ------------------------------------------------------------------------------------------------------------

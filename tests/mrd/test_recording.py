@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,14 @@ import pytest
 from kstream.errors import ProtocolError, RecordingError
 from kstream.mrd.codec import encode
 from kstream.mrd.header import build_header
-from kstream.mrd.messages import ACQUISITION_HEADER, IMAGE_HEADER, Image, new_acquisition
+from kstream.mrd.messages import (
+    ACQUISITION_HEADER,
+    IMAGE_HEADER,
+    WAVEFORM_HEADER,
+    Image,
+    Waveform,
+    new_acquisition,
+)
 from kstream.mrd.recording import (
     ACQUISITION_ROW,
     ImageWriter,
@@ -190,7 +201,7 @@ def test_file_that_is_not_hdf5_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not hdf5" * 100)
     with pytest.raises(RecordingError) as caught:
         stored(path)
-    assert "cut short or not HDF5" in caught.value.likely
+    assert "not HDF5" in caught.value.likely
 
 
 def test_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -509,3 +520,221 @@ def test_reference_generator_file_equals_what_ismrmrd_reads() -> None:
     for number, other in zip((0, 1, 63), theirs, strict=True):
         np.testing.assert_array_equal(ours[number].data, other.data)
         assert ours[number].header.tobytes() == bytes(other.getHead())
+
+
+# ---- full disks, interrupts, other writers ---------------------------------------------------------------------------
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from kstream.errors import RecordingError
+from kstream.mrd.messages import IMAGE_HEADER, Image, new_acquisition
+from kstream.mrd.recording import ImageWriter, RecordingWriter
+path, kind = Path(sys.argv[1]), sys.argv[2]
+block = [new_acquisition(np.ones((3, 501), "c8"), scan_counter=i) for i in range(7)]
+image = Image(np.zeros(1, IMAGE_HEADER)[0], {}, np.ones((1, 1, 71, 113), "f4"))
+for limit in map(int, sys.argv[3:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        with RecordingWriter(path, b"<a/>") if kind == "acquisitions" else ImageWriter(path) as writer:
+            for _ in range(20):
+                writer.append(block if kind == "acquisitions" else image)
+        print("written")
+    except RecordingError as error:
+        print(error.what)
+"""
+
+
+@pytest.mark.parametrize("kind", ["acquisitions", "images"])
+def test_35_disk_that_is_full_at_any_byte_is_a_recording_error_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    """HDF5 itself dies of SIGSEGV when it closes a file that could not be flushed."""
+    limits = [0, 1, 95, 97, 800, 2049, 4097, 20_000, 25_003, 100_001, 500_009]
+    command = [sys.executable, "-c", FULL, str(tmp_path / "x.h5"), kind, *map(str, limits)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.splitlines() == ["x.h5 cannot be written: File too large"] * len(limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_35_write_that_the_disk_refuses_once_is_an_error_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "scan.h5"
+    write_recording(path, XML, some_acquisitions(2))
+    calls = 0
+    real = os.pwrite
+
+    def refuse_once(descriptor: int, data: Any, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse_once)
+    with pytest.raises(RecordingError, match="Input/output error") as caught:
+        write_recording(path, XML, some_acquisitions())
+    assert "broken" in caught.value.likely
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.h5"]
+    assert_same(stored(path), some_acquisitions(2))
+
+
+def test_disk_that_refuses_the_last_sync_gives_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(RecordingError, match="No space left") as caught:
+        write_recording(tmp_path / "scan.h5", XML, some_acquisitions())
+    assert caught.value.likely == "the disk is full"
+    assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED = """
+import random, signal, sys
+import numpy as np
+from kstream.mrd.messages import new_acquisition
+from kstream.mrd.recording import RecordingWriter
+block = [new_acquisition(np.ones((3, 2501), "c8"), scan_counter=i) for i in range(7)]
+random.seed(1)
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+n = 0
+for _ in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.02))
+        with RecordingWriter(sys.argv[1], b"<a/>") as writer:
+            while True:
+                writer.append(block)
+    except KeyboardInterrupt:
+        n += 1
+print(n)
+"""
+
+
+def test_interrupt_at_any_moment_leaves_nothing_and_never_crashes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "x.h5")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "60\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_replaced_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    code = (
+        "import os, sys; from kstream.mrd.recording import RecordingWriter\n"
+        "RecordingWriter(sys.argv[1], b'<a/>').__enter__(); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "scan.h5"
+    assert subprocess.run([sys.executable, "-c", code, path], check=False, timeout=60).returncode == -9
+    (tmp_path / ".scan.h5.part").write_bytes(b"left" * 5000)
+    write_recording(path, XML, some_acquisitions())
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.h5"]
+    assert_same(stored(path), some_acquisitions())
+    assert ".scan.h5.part was left behind by a writer that was killed; it is replaced" in caplog.text
+
+
+def test_second_writer_of_one_file_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with RecordingWriter(path, XML) as writer:
+        writer.append(some_acquisitions(3))
+        with pytest.raises(RecordingError) as caught:
+            write_recording(path, XML, some_acquisitions())
+        assert "another program has it open" in caught.value.likely
+    assert_same(stored(path), some_acquisitions(3))
+
+
+def test_file_that_another_program_writes_is_called_locked_not_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    code = (
+        "import sys, h5py\n"
+        "with h5py.File(sys.argv[1], 'w') as file: file['a'] = 1; file.flush(); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(RecordingError) as caught:
+            stored(path)
+        other.communicate(b"")
+    assert "another program has it open for writing" in caught.value.likely
+    assert "cut short" not in str(caught.value)
+
+
+def test_38_truncated_empty_and_foreign_files_have_different_causes(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    write_recording(path, XML, some_acquisitions())
+    whole = path.read_bytes()
+    causes = []
+    for content in (whole[:-9], b"", b"not hdf5" * 100):
+        path.write_bytes(content)
+        with pytest.raises(RecordingError) as caught:
+            stored(path)
+        causes.append(caught.value.likely)
+    assert causes == [
+        "the file is cut short: a copy or a writer was interrupted",
+        "the file is empty",
+        "the file is not HDF5",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_35_folder_without_permission_says_so(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from kstream.mrd.recording import write_recording\n"
+        "os.chdir(sys.argv[1]); os.setuid(65534)\n"
+        "try: write_recording('x.h5', b'<a/>', [])\n"
+        "except Exception as error: print(error)"
+    )
+    tmp_path.chmod(0o555)
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Permission denied" in found.stdout
+    assert "this user may not do that here" in found.stdout
+
+
+def test_waveforms_are_written_where_ismrmrd_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    header = np.zeros(1, WAVEFORM_HEADER)[0]
+    header["waveform_id"], header["sample_time_us"] = 3, 2.5
+    data = np.arange(15, dtype=np.uint32).reshape(3, 5)
+    with RecordingWriter(path, XML) as writer:
+        writer.append(some_acquisitions(1))
+        writer.append_waveforms([Waveform(header, data)])
+        writer.append_waveforms([])
+        writer.append_waveforms([Waveform(header, data[:2] + np.uint32(9))] * 2)
+    with ismrmrd.Dataset(path, mode="r") as dataset:
+        assert dataset.number_of_waveforms() == 3
+        np.testing.assert_array_equal(dataset.read_waveform(0).data, data)
+        last = dataset.read_waveform(2)
+    np.testing.assert_array_equal(last.data, data[:2] + 9)
+    assert (last.waveform_id, last.sample_time_us, last.channels, last.number_of_samples) == (3, 2.5, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("no xml", ("no xml header", "never stored one")),
+        ("no rows", ("expected one row or more", "before its first readout")),
+        ("no data", ("group 'dataset' has no acquisitions", "--group")),
+        ("folder", ("scan.h5 is not a file", "check the path")),
+        ("other program", ("has no acquisitions", "holds no groups")),
+    ],
+)
+def test_38_recording_that_cannot_be_replayed_says_why(tmp_path: Path, damage: str, words: tuple[str, str]) -> None:
+    path = tmp_path / "scan.h5"
+    write_recording(path, XML, [] if damage == "no rows" else some_acquisitions())
+    with h5py.File(path, "r+") as file:
+        if damage in ("no xml", "no data"):
+            del file["dataset"]["xml" if damage == "no xml" else "data"]
+        elif damage == "other program":
+            del file["dataset"]
+            file["x"] = 1
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(RecordingError) as caught:
+        stored(path)
+    assert all(word in str(caught.value) for word in words)

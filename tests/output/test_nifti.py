@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import gzip
+from itertools import product
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
@@ -10,28 +12,8 @@ import pytest
 from kstream.errors import RecordingError, ScanError, ShapeError
 from kstream.mrd.messages import IMAGE_HEADER
 from kstream.output.nifti import geometry_from_images, read_nifti, write_nifti
-from kstream.types import Geometry
-
-
-def oblique(matrix: tuple[int, int, int] = (11, 7, 5)) -> Geometry:
-    """Odd, all different sizes; turned about two axes, and left-handed as scanners may send it."""
-    a, b = np.deg2rad(23.0), np.deg2rad(-37.0)
-    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    read, phase, slice_ = (about_z @ about_x).T
-    return Geometry(matrix, (330.0, 217.0, 65.0), (12.5, -83.25, 41.0), tuple(read), tuple(phase), tuple(-slice_))
-
-
-def slice_headers(geometry: Geometry) -> list[np.void]:
-    """One MRD image header per slice of a volume, in order."""
-    headers = np.zeros(geometry.matrix[2], IMAGE_HEADER)
-    for z, header in enumerate(headers):
-        header["matrix_size"] = (*geometry.matrix[:2], 1)
-        header["field_of_view"] = (*geometry.field_of_view_mm[:2], geometry.voxel_size_mm[2])
-        header["position"] = geometry.slice_position_mm(z)
-        for name in ("read_dir", "phase_dir", "slice_dir"):
-            header[name] = getattr(geometry, name)
-    return list(headers)
+from kstream.types import LabelTable
+from tests.oblique import TABLE, labels_of, mrd_position_mm, oblique, slice_headers
 
 
 @pytest.mark.parametrize("name", ["volume.nii", "volume.nii.gz"])
@@ -45,6 +27,46 @@ def test_every_voxel_centre_lies_where_the_geometry_says(tmp_path: Path, name: s
         left, posterior, superior, _ = geometry.affine_lps @ (*index, 1)
         expected_ras = (-left, -posterior, superior)
         np.testing.assert_allclose((affine_ras @ (*index, 1))[:3], expected_ras, atol=1e-4)
+
+
+def test_nibabel_puts_voxels_where_the_mrd_headers_say(tmp_path: Path) -> None:
+    headers = slice_headers(oblique())
+    found, order = geometry_from_images(headers)
+    path = write_nifti(tmp_path / "v.nii.gz", np.zeros(found.shape, np.float32), found)
+    to_ras = nibabel.nifti1.Nifti1Image.from_filename(path).affine
+    assert order == [0, 1, 2, 3, 4]
+    for x, y, z in product((0, 4, 10), (0, 3, 6), (0, 1, 4)):
+        left, posterior, superior = mrd_position_mm(headers[z], x, y)
+        np.testing.assert_allclose((to_ras @ (x, y, z, 1))[:3], (-left, -posterior, superior), atol=1e-3)
+
+
+def test_label_names_and_colours_are_in_the_header_extension(tmp_path: Path) -> None:
+    labels = labels_of(oblique())
+    path = write_nifti(tmp_path / "labels.nii.gz", labels, oblique(), table=TABLE)
+    image = nibabel.nifti1.Nifti1Image.from_filename(path)
+    (extension,) = image.header.extensions
+    entries = ElementTree.fromstring(extension.content).findall("VolumeInformation/LabelTable/Label")
+    assert extension.get_code() == 30
+    assert tuple(entry.text for entry in entries) == TABLE.names
+    assert [int(entry.attrib["Key"]) for entry in entries] == [0, 1, 2, 3]
+    colours = tuple(tuple(round(255 * float(e.attrib[c])) for c in ("Red", "Green", "Blue")) for e in entries)
+    assert colours == TABLE.colours
+    np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), labels)
+
+
+def test_label_beyond_the_table_is_refused(tmp_path: Path) -> None:
+    table = LabelTable(TABLE.names[:3], TABLE.colours[:3])
+    with pytest.raises(ScanError, match="class 3, but its table has 3"):
+        write_nifti(tmp_path / "labels.nii", labels_of(oblique()), oblique(), table=table)
+
+
+def test_file_that_exists_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "v.nii", np.zeros((5, 7, 11), np.float32), oblique())
+    with pytest.raises(RecordingError, match="exists already"):
+        write_nifti(path, np.ones((5, 7, 11), np.float32), oblique())
+    assert read_nifti(path)[0].max() == 0
+    write_nifti(path, np.ones((5, 7, 11), np.float32), oblique(), overwrite=True)
+    assert read_nifti(path)[0].max() == 1
 
 
 def test_file_stores_x_fastest_with_both_forms_in_mm(tmp_path: Path) -> None:
@@ -90,7 +112,9 @@ def test_volume_that_cannot_be_stored_is_refused(tmp_path: Path, volume: np.ndar
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"not a volume", b"\x1f\x8b\x08\x00cut", b"n" * 400, gzip.compress(b"n" * 400)]
+    "content",
+    [None, b"", b"not a volume", b"\x1f\x8b\x08\x00cut", b"n" * 400, gzip.compress(b"n" * 400, mtime=0)],
+    ids=["missing", "empty", "text", "cut gzip", "nonsense", "nonsense in gzip"],
 )
 def test_file_that_is_no_nifti_volume_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "v.nii.gz"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kstream.errors import ShapeError
 from kstream.output import canvas
-from kstream.output.overlay import montage_png, overlay_gif, overlay_png
+from kstream.output.overlay import magnitude_gif, magnitude_png, montage_png, overlay_gif, overlay_png
 from kstream.types import Geometry, LabelTable
 
 GEOMETRY = Geometry((47, 31, 5), (235.0, 155.0, 30.0))
@@ -140,8 +140,32 @@ def test_film_has_one_frame_per_slice_and_dwells_on_lesions(tmp_path: Path) -> N
         for z in range(5):
             film.seek(z)
             durations.append(film.info["duration"])
-            assert near(np.asarray(film.convert("RGB")).astype(int)[40:-40], RED).any() == (z == 2)
-    assert durations[2] > durations[0]
+            assert near(np.asarray(film.convert("RGB")).astype(int)[40:-40], RED).any() == (z == 0)
+    assert durations[0] > durations[1]
+
+
+def test_film_begins_where_most_is_marked_and_else_in_the_middle(tmp_path: Path) -> None:
+    """What shows only the first picture of a film shows the best one; the order of slices stays."""
+    bright = np.arange(5, dtype=np.float32)[:, None, None] * np.ones(GEOMETRY.shape, np.float32)
+    for boxes, first in (((1, 1, 3, 5, 3, 5), (1, 3, 3, 9, 3, 9)), 3), ((), 2):
+        path = overlay_gif(tmp_path / "v.gif", bright, labels_at(*boxes), None, TABLE, GEOMETRY)
+        greys = []
+        with Image.open(path) as film:
+            for z in range(5):
+                film.seek(z)
+                greys.append(int(np.median(np.asarray(film.convert("L"))[40:-40, 40:-40])))
+        assert np.argsort(greys).argsort().tolist() == [(first + step) % 5 for step in range(5)]
+
+
+def test_magnitude_without_labels_shows_slices_over_the_whole_volume(tmp_path: Path) -> None:
+    picture = pixels(magnitude_png(tmp_path / "m.png", volume(), GEOMETRY, max_slices=5))
+    assert np.ptp(body(picture), axis=-1).max() < 30  # greys only, but for the tint of the letters
+    assert magnitude_gif(tmp_path / "m.gif", volume(), GEOMETRY).stat().st_size > 1000
+    single = Geometry((47, 31, 1), (235.0, 155.0, 6.0))
+    one = pixels(magnitude_png(tmp_path / "one.png", volume()[:1], single))
+    assert one.shape[1] < picture.shape[1] / 2
+    with pytest.raises(ShapeError, match="magnitude"):
+        magnitude_png(tmp_path / "m.png", volume()[:4], GEOMETRY)
 
 
 def test_film_shrinks_until_it_fits(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kstream.errors import RecordingError
 from kstream.output.report import format_ms, write_report
-from kstream.output.runinfo import Histogram, ModelUsed, RunInfo, Score, Setting, StageTime, TimelineEvent
+from kstream.output.runinfo import Histogram, Lesion, ModelUsed, RunInfo, Score, Setting, StageTime, TimelineEvent
 from kstream.types import Notice
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(40))
@@ -53,10 +53,27 @@ def render(tmp_path: Path, run: RunInfo, images: list[tuple[str, bytes]] | None 
     return write_report(tmp_path / "report" / "index.html", run, images or []).read_text("utf-8")
 
 
+def lesion(number: int, curve: tuple[float, ...] = (0.0, 168.0, 160.0), **known: object) -> Lesion:
+    fields = {
+        "name": f"lesion {number}",
+        "label": "lesion",
+        "volume_ml": 3.25 / number,
+        "inner_ml": 2.11 / number,
+        "outer_ml": 4.99 / number,
+        "centre_mm": (64.44, -41.38, 8.7),
+        "slices": (17, 20),
+        "largest_slice": 19,
+        "enhancement_percent": curve,
+        "low_percent": tuple(value - 20 for value in curve),
+        "high_percent": tuple(value + 30 for value in curve),
+    }
+    return Lesion.model_validate(fields | known)
+
+
 class Outside(HTMLParser):
     """Collects what a page would load or run, and checks that tags close in order."""
 
-    VOID = frozenset(("meta", "img", "link", "br", "input", "use", "path"))
+    VOID = frozenset(("meta", "img", "link", "br", "input", "use", "path", "line", "polygon", "polyline"))
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,3 +218,73 @@ def test_summary_is_one_line_with_every_count() -> None:
 )
 def test_milliseconds_have_three_figures(value_ms: float, text: str) -> None:
     assert format_ms(value_ms) == text
+
+
+def with_lesions(*lesions: Lesion, times_s: tuple[float, ...] = (0.0, 75.0, 150.0)) -> RunInfo:
+    return full_run().model_copy(update={"lesions": lesions, "frame_times_s": times_s})
+
+
+def test_lesions_show_volume_enhancement_and_what_is_not_known(tmp_path: Path) -> None:
+    html = unescape(render(tmp_path, with_lesions(lesion(1, touches=("lesion 2",)), lesion(2, touches=()))))
+    for value in (
+        "3.25 ml", "2.11 to 4.99 ml", "17 to 20, largest in 19", "64.4, -41.4, 8.7 mm", "+168 %", "-3 % (plateau)",
+        "overlaps true lesion 2", "no lesion there", "seconds after the first frame", "enhancement (%)",
+        "75 s: +168 %", "How sure the network was of each voxel is not known", "in 2 regions",
+    ):  # fmt: skip
+        assert value in html, value
+
+
+@pytest.mark.parametrize(
+    ("curve", "shown"),
+    [
+        ((0.0, 100.0, 160.0), "+30 % (persistent)"),
+        ((0.0, 200.0, 140.0), "-20 % (washout)"),
+        ((0.0, 50.0, 51.0), "+1 % (plateau)"),
+    ],
+)
+def test_change_after_the_first_rise_has_its_name(tmp_path: Path, curve: tuple[float, ...], shown: str) -> None:
+    assert shown in render(tmp_path, with_lesions(lesion(1, curve)))
+
+
+@pytest.mark.parametrize("curve", [(), (0.0,), (0.0, -100.0, 0.0), (0.0, 0.0, 0.0), (0.0, 9e5), tuple(range(40))])
+def test_any_curve_gives_a_page_that_closes_its_tags(tmp_path: Path, curve: tuple[float, ...]) -> None:
+    html = render(tmp_path, with_lesions(lesion(1, curve), times_s=()))
+    page = Outside()
+    page.feed(html)
+    assert page.open == []
+    assert "nan" not in html.lower().replace("enhancement", "")
+    assert ("Enhancement curve" in html) == (len(curve) > 1)
+
+
+def test_curves_of_one_report_share_their_scale(tmp_path: Path) -> None:
+    html = render(tmp_path, with_lesions(lesion(1, (0.0, 500.0)), lesion(2, (0.0, 5.0))))
+    first, second = re.findall(r'<svg[^>]*aria-label="Enhancement curve">.*?</svg>', html)
+    ticks = [re.findall(r'text-anchor="end">([^<]*)<', svg) for svg in (first, second)]
+    assert ticks[0] == ticks[1]
+    assert ticks[0][-1] == "600"
+
+
+def test_small_regions_are_summed_up(tmp_path: Path) -> None:
+    html = render(tmp_path, with_lesions(*(lesion(n) for n in range(1, 12))))
+    assert html.count("Enhancement curve") == 8
+    assert f"3 smaller regions, {3.25 / 9 + 3.25 / 10 + 3.25 / 11:.2f} ml together" in html
+
+
+def test_dice_of_the_exam_and_of_its_lesions_are_told_apart(tmp_path: Path) -> None:
+    html = render(tmp_path, full_run())
+    assert "The Dice of 0.735 at the top counts all voxels" in html
+    assert "the 0.04 ml that were labelled where no lesion is" in html
+
+
+def test_defaults_and_the_model_card_unfold_without_scripts(tmp_path: Path) -> None:
+    model = ModelUsed(name="hybrid", readme="# Card\n<b>bold</b>")
+    settings = (Setting(key="a.b", value="1", origin="--set"), Setting(key="c.d", value="2", origin="default"))
+    html = render(tmp_path, full_run().model_copy(update={"model": model, "settings": settings}))
+    assert html.index("a.b") < html.index("1 settings with their defaults") < html.index("c.d")
+    assert "# Card\n&lt;b&gt;bold" in html
+    assert "<script" not in html
+
+
+def test_frames_that_overlap_are_counted_once(tmp_path: Path) -> None:
+    events = [TimelineEvent(name="recon", start_s=a, end_s=b) for a, b in ((1.0, 4.0), (2.0, 3.0), (3.5, 5.25), (7, 8))]
+    assert "5.25 s" in render(tmp_path, full_run().model_copy(update={"timeline": tuple(events)}))

@@ -3,7 +3,7 @@ import pytest
 
 from kstream.errors import ConfigError, ScanError, ShapeError
 from kstream.readouts.framing import FramePlan, FrameReadouts
-from kstream.readouts.routing import NoiseReadout, RouteReadouts
+from kstream.readouts.routing import LostReadout, NoiseReadout, RouteReadouts
 from kstream.readouts.trajectory import GOLDEN_ANGLE_RAD, PlacedAcquisition, ResolveTrajectory
 from kstream.readouts.whitening import Prewhiten, noise_covariance, whitening_matrix
 from kstream.stream.telemetry import Counters
@@ -71,7 +71,7 @@ def test_samples_that_are_not_finite_are_counted_as_dropped_and_told_once() -> N
         bad = one(spoke)
         bad.data[1, 4] = np.nan
         told += stage.push(bad)
-    assert [type(item) for item in told] == [Notice]
+    assert [type(item) for item in told] == [Notice, LostReadout, LostReadout, LostReadout]
     assert counters.dropped == 3
 
 
@@ -244,7 +244,7 @@ def test_readouts_after_a_full_frame_make_no_second_frame() -> None:
     for spoke, partition in [(s, p) for s in range(13) for p in range(4)]:
         out += stage.push(PlacedAcquisition(one(spoke, partition), np.zeros((STARS.n_samples, 3), np.float32)))
     assert sum(isinstance(i, FrameEnd) for i in out) == 1
-    assert counters.set_aside == {"after its frame was full": 32}
+    assert counters.set_aside == {"after its frame was over": 32}
 
 
 def test_header_that_does_not_say_how_many_readouts_make_a_frame_is_refused() -> None:

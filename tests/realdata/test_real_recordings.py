@@ -40,10 +40,10 @@ def imported(name: str) -> tuple[Scan, list[Acquisition], str]:
     return *mend_recording(DATA / "ismrmrd/ref_generator_shepp_2ch_os2.h5"), "recon-cartesian"
 
 
-def through_the_socket(name: str, port: int, folder: Path) -> list[np.ndarray]:
+def through_the_socket(name: str, port: int, folder: Path, **parameters: object) -> list[np.ndarray]:
     scan, acquisitions, preset = imported(name)
     write_recording(folder / f"{name}.h5", scan.xml, acquisitions)
-    result = replay(folder / f"{name}.h5", port=port, preset=preset)
+    result = replay(folder / f"{name}.h5", port=port, preset=preset, parameters=parameters or None)
     assert not result.errors
     assert result.summary["received"] == len(acquisitions)
     assert result.summary["dropped"] == 0
@@ -77,7 +77,7 @@ def test_recordings_stream_to_images_with_the_object_inside(
 
 def test_heart_agrees_with_sigpy_on_the_same_samples(port: int, tmp_path: Path) -> None:
     sigpy, mr = pytest.importorskip("sigpy"), pytest.importorskip("sigpy.mri")
-    (ours,) = through_the_socket("heart", port, tmp_path)
+    (ours,) = through_the_socket("heart", port, tmp_path, **{"trajectory.delay": "off"})
     scan, acquisitions, _ = imported("heart")
     n = scan.recon_matrix[0]
     data = np.stack([a.data for a in acquisitions], axis=1)

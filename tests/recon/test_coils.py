@@ -1,10 +1,14 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from kstream.errors import ScanError
 from kstream.recon.coils import CombineCoils, combine, volume_maps
-from kstream.recon.espirit import espirit_maps
+from kstream.recon.espirit import coil_maps, espirit_maps
 from kstream.recon.fourier import to_kspace
+from kstream.recon.gpu import torch_coil_maps
+from kstream.stream.runners import ThreadCrew
 from kstream.types import CoilImages, Geometry, KSpace, Notice
 
 mr = pytest.importorskip("sigpy.mri")
@@ -100,3 +104,73 @@ def test_maps_are_made_slice_by_slice() -> None:
     first = combine(volume, maps)[0]
     expected = (espirit_maps(centre(to_kspace(images), 24), (N, N), crop=0.8).conj() * images).sum(0)
     np.testing.assert_allclose(first, expected, atol=1e-4)
+
+
+def test_maps_of_many_slices_are_those_of_one_by_one() -> None:
+    images, _ = coil_images()
+    centres = np.stack([centre(to_kspace(images), 24), centre(to_kspace(images[:, ::-1]), 24)], axis=1)
+    together = coil_maps(centres, (N, N), crop=0.8, map_size=40, crew=ThreadCrew(2)).full()
+    for z in range(2):
+        np.testing.assert_array_equal(together[:, z], espirit_maps(centres[:, z], (N, N), crop=0.8, map_size=40))
+
+
+@pytest.mark.parametrize("weighting", ["hard", "soft"])
+def test_torch_finds_the_same_maps(weighting: str) -> None:
+    images, _ = coil_images()
+    centres = np.stack([centre(to_kspace(images), 24), np.zeros((6, 24, 24))], axis=1).astype(np.complex64)
+    settings = {"crop": 0.8, "map_size": 31, "weighting": weighting}
+    ours, theirs = (
+        coil_maps(centres, (N, N + 3), **settings),
+        torch_coil_maps(centres, (N, N + 3), device="cpu", **settings),
+    )
+    a, b = ours.full(), theirs.full()
+    inside = (np.abs(a).sum(0) > 0) & (np.abs(b).sum(0) > 0)
+    assert inside.mean() > 0.98 * (np.abs(a).sum(0) > 0).mean() > 0.1
+    assert np.abs(a - b)[:, inside].mean() < 1e-3
+    assert not b[:, 1].any()
+
+
+def two_folded() -> tuple[np.ndarray, np.ndarray]:
+    """An object that folds over itself: voxels show two places with different sensitivities."""
+    maps = mr.birdcage_maps((6, 2 * N, N)).astype(np.complex64)
+    tall = np.zeros((2 * N, N), np.complex64)
+    tall[N // 2 - 24 : N // 2 + N + 24, 8:-8] = 1
+    seen = maps * tall
+    folded = sum(np.roll(seen, s, axis=1)[:, N // 2 : N // 2 + N] for s in (-N, 0, N))
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((6, N, N)) + 1j * rng.standard_normal((6, N, N))
+    return (folded + 1e-3 * noise).astype(np.complex64), np.abs(folded).sum(0) > 0
+
+
+def test_two_sets_of_maps_explain_an_object_that_folds_over_itself() -> None:
+    images, _ = two_folded()
+    sets = coil_maps(centre(to_kspace(images), 24)[:, None], (N, N), crop=0.9, n_sets=2)
+    first, second = sets.full(0)[:, 0], sets.full(1)[:, 0]
+    left = images - first * (first.conj() * images).sum(0)
+    left_of_both = left - second * (second.conj() * left).sum(0)
+    both = np.abs(second).sum(0) > 0
+    assert 0.05 < both.mean() < 0.95
+    assert np.linalg.norm(left_of_both[:, both]) < 0.2 * np.linalg.norm(left[:, both])
+    np.testing.assert_allclose((first.conj() * second).sum(0)[both], 0, atol=0.2)
+
+
+def test_soft_maps_fade_where_hard_ones_are_cut() -> None:
+    images, _ = coil_images()
+    k = centre(to_kspace(images), 24)
+    hard, soft = (np.linalg.norm(espirit_maps(k, (N, N), crop=0.6, weighting=w), axis=0) for w in ("hard", "soft"))
+    assert set(np.unique(hard.round(3))) == {0, 1}
+    assert ((soft > 0.01) & (soft < 0.9)).sum() > 20
+    assert soft[np.abs(images).sum(0) > 0.3].mean() > 0.9
+
+
+@pytest.mark.parametrize("find", [coil_maps, lambda *a, **k: torch_coil_maps(*a, device="cpu", **k)])
+def test_two_points_seen_by_even_coils_have_maps_where_they_are_and_nothing_anywhere_else(find: Callable) -> None:
+    """Operators of rank two, and empty between the points: only rounding is left there, which must not grow."""
+    n, coils = 32, np.array([1.0, 0.6 - 0.5j, -0.3j])
+    image = np.zeros((n, n))
+    image[11, 19], image[22, 7] = 1, 0.5
+    k = to_kspace((coils[:, None, None] * image).astype(np.complex64))
+    maps = find(k[:, None, 4:28, 4:28], (n, n), crop=0.8).full()[:, 0]
+    assert np.isfinite(maps).all()
+    for y, x in ((11, 19), (22, 7)):
+        np.testing.assert_allclose(maps[:, y, x], coils / np.linalg.norm(coils), atol=1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kstream.mrd.codec import Decoder, encode
-from kstream.mrd.messages import Close, ConfigFile, ConfigText, Header, Image, Text
+from kstream.mrd.messages import Close, ConfigFile, ConfigText, Header, Image, Query, Text
 from kstream.serve.server import SUMMARY, MrdServer, ServerSettings
 from kstream.types import Acquisition
 from tests.scans import StackOfStars
@@ -18,7 +18,7 @@ PRESET = "breast-dce-recon"
 
 def scan_messages(seed: int = 0) -> list[object]:
     acquisitions = STARS.acquisitions(np.random.default_rng(seed), noise=5)
-    return [ConfigFile(PRESET), Header(STARS.scan().xml), *acquisitions, Close()]
+    return [ConfigFile(PRESET), Header(STARS.scan().xml), Text('{"summary": true}'), *acquisitions, Close()]
 
 
 def pixels(images: list[Image]) -> list[bytes]:
@@ -47,7 +47,7 @@ def test_whole_scan_gives_every_frame_and_one_close(server: MrdServer) -> None:
 def test_images_of_a_frame_come_before_the_next_frame_is_sent(server: MrdServer) -> None:
     client = Client(server.port)
     messages = scan_messages()
-    n_first = 2 + 5 + STARS.spokes_per_frame * STARS.n_partitions
+    n_first = 3 + 5 + STARS.spokes_per_frame * STARS.n_partitions
     client.send(*messages[:n_first])
     decoder, images = Decoder(), 0
     while images < STARS.nz:  # blocks (and times out) if the server waited for the end of the scan
@@ -122,9 +122,9 @@ def bad_spoke() -> list[object]:
 
 BAD: dict[str, tuple[list[object], list[str]]] = {
     "header before configuration": (scan_messages()[1:2], ["HEADER", "CONFIG"]),
-    "acquisition before header": ([scan_messages()[0], scan_messages()[8]], ["ACQUISITION", "HEADER"]),
+    "acquisition before header": ([scan_messages()[0], scan_messages()[9]], ["ACQUISITION", "HEADER"]),
     "second configuration": ([ConfigFile(PRESET), ConfigFile(PRESET)], ["CONFIG"]),
-    "unknown preset": ([ConfigFile("../../os")], ["no preset", "breast-dce"]),
+    "unknown preset": ([ConfigFile("../../os"), scan_messages()[1]], ["no preset", "breast-dce"]),
     "no acquisitions": ([*scan_messages()[:2], Close()], ["no acquisitions"]),
     "spoke contradicts header": (bad_spoke(), ["31 samples", "promises 38", "kspace_encode_step_1 = 7"]),
     "header is not XML": ([ConfigFile(PRESET), Header(b"not xml")], ["header"]),
@@ -163,7 +163,7 @@ def test_truncated_stream_is_told_and_closed(server: MrdServer, n_bytes: int) ->
 def test_frames_that_were_complete_come_back_when_the_sender_dies(server: MrdServer) -> None:
     client = Client(server.port)
     messages = scan_messages()
-    n_two_frames = 2 + 5 + 2 * STARS.spokes_per_frame * STARS.n_partitions
+    n_two_frames = 3 + 5 + 2 * STARS.spokes_per_frame * STARS.n_partitions
     client.send(*messages[:n_two_frames])
     client.raw(encode(messages[n_two_frames])[:500])
     client.socket.shutdown(socket.SHUT_WR)
@@ -176,7 +176,7 @@ def test_frames_that_were_complete_come_back_when_the_sender_dies(server: MrdSer
 def test_unknown_message_ends_the_session_and_keeps_what_came_before(server: MrdServer) -> None:
     client = Client(server.port)
     messages = scan_messages()
-    client.send(*messages[: 2 + 5 + STARS.spokes_per_frame * STARS.n_partitions])
+    client.send(*messages[: 3 + 5 + STARS.spokes_per_frame * STARS.n_partitions])
     client.raw((4242).to_bytes(2, "little"))
     client.receive_all()
     assert "4242" in client.error
@@ -194,12 +194,14 @@ def test_client_that_sends_nothing_is_told_and_closed(server: MrdServer) -> None
 @pytest.mark.parametrize("settings", [ServerSettings(max_sessions=1)])
 def test_one_session_too_many_is_refused_with_a_reason(server: MrdServer) -> None:
     first = Client(server.port)
-    first.send(ConfigFile(PRESET))
+    first.send(*scan_messages()[:2], Query(7, "kstream::version"))
+    assert [m.correlation for m in Decoder().receive(first.socket.recv(1 << 16))] == [7]  # its header was taken
     second = Client(server.port)
     second.receive_all()
     assert "busy" in second.error
     first.send(Close())
     first.receive_all()
+    assert len(good_session(server).images) == STARS.n_frames * STARS.nz
 
 
 def test_pipeline_over_the_socket_equals_the_pipeline_inline(server: MrdServer) -> None:
@@ -240,7 +242,7 @@ def test_strange_text_after_the_header_is_only_logged(server: MrdServer, text: s
 
 def test_scan_of_noise_only_says_why_no_image_came(server: MrdServer) -> None:
     client = Client(server.port)
-    client.send(*scan_messages()[:7], Close())
+    client.send(*scan_messages()[:8], Close())
     client.receive_all()
     assert "no image was sent: of 5 acquisitions, 5 noise" in client.error
 
@@ -255,7 +257,7 @@ def test_client_may_not_name_a_model_by_path(server: MrdServer) -> None:
 
 def test_stopping_server_ends_its_sessions_with_a_word(server: MrdServer) -> None:
     client = Client(server.port)
-    client.send(*scan_messages()[:20])
+    client.send(*scan_messages()[:21])
     while not any(isinstance(m, Text) for m in Decoder().receive(client.socket.recv(1 << 16))):
         pass
     server.stop(grace_s=0.1)

@@ -29,20 +29,42 @@ def bundle(folder: Path, scale: float) -> Path:
 
 def test_model_is_loaded_once_and_shared(tmp_path: Path) -> None:
     store = ModelStore()
-    config = SegmentConfig(model=str(bundle(tmp_path / "toy", 1.0)), frames=())
-    first, second = store.segment(config), store.segment(config)
+    config = SegmentConfig(model=str(bundle(tmp_path / "toy", 1.0)), frames=(), on_failure="stop")
+    first, second = store.segment_stage(config), store.segment_stage(config)
     assert first is not None
     assert second is not None
-    assert first._engine is second._engine
-    assert store.segment(SegmentConfig(model="", frames=())) is None
+    assert first._segmenter is second._segmenter
+    assert store.segment_stage(SegmentConfig(model="", frames=(), on_failure="stop")) is None
 
 
 def test_engine_that_does_not_reproduce_the_example_is_refused(tmp_path: Path) -> None:
-    config = SegmentConfig(model=str(bundle(tmp_path / "toy", 1.01)), frames=())
+    config = SegmentConfig(model=str(bundle(tmp_path / "toy", 1.01)), frames=(), on_failure="stop")
     with pytest.raises(ModelError, match="does not reproduce its example"):
-        ModelStore().segment(config)
+        ModelStore().segment_stage(config)
 
 
 def test_missing_model_names_what_is_shipped() -> None:
     with pytest.raises(ModelError, match="no model bundle 'no-such'"):
-        ModelStore().segment(SegmentConfig(model="no-such", frames=()))
+        ModelStore().segment_stage(SegmentConfig(model="no-such", frames=(), on_failure="stop"))
+
+
+def test_with_images_wanted_a_missing_model_is_a_stage_that_says_so() -> None:
+    stage = ModelStore().segment_stage(SegmentConfig(model="no-such", frames=(), on_failure="images"))
+    assert stage is not None
+    assert "no model bundle 'no-such'" in str(stage.failure)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "example.safetensors", "model.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "noise"])
+def test_fault_34_a_damaged_bundle_is_a_model_error(tmp_path: Path, name: str, damage: str) -> None:
+    folder = bundle(tmp_path / "toy", 1.0)
+    file = folder / name
+    match damage:
+        case "cut":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        case "gone":
+            file.unlink()
+        case "noise":
+            file.write_bytes(np.random.default_rng(0).bytes(file.stat().st_size))
+    with pytest.raises(ModelError):
+        ModelStore().segment_stage(SegmentConfig(model=str(folder), frames=(), on_failure="stop"))

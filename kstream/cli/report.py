@@ -1,0 +1,273 @@
+"""``kstream report``: the report of a run, made again from what the run left in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..mrd.messages import Image
+    from ..output.runinfo import ModelUsed, RunInfo
+    from ..types import Notice
+    from .results import Volume
+
+MAX_SLICES = 8
+"""Slices with a picture of their own in the report; every slice with a lesion has one in the folder."""
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="folder of `kstream demo` or `kstream replay --results`")],
+    recording: Annotated[
+        Path | None, typer.Option(help="raw data [default: by its name, in the folder or beside it]")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="returned images [default: images.h5 or RECORDING.images.h5]")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="ground truth, NIfTI [default: RECORDING.truth.nii.gz, if there]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="the account of the run as JSON, as in run.json")] = False,
+) -> None:
+    """Write report.html (one file that loads nothing from elsewhere) and pictures of a run; volumes in ml, times in ms.
+
+    Works from run.json, and with the images that came back it measures volume and enhancement of each lesion.
+    """
+    from ..errors import RecordingError
+
+    for given in (recording, images, truth):
+        if given is not None and not given.is_file():
+            raise RecordingError("there is no such file", where=str(given))
+    info = rebuild(run, recording=recording, images=images, truth=truth)
+    print(info.to_json() if json else f"{info.summary()}, look at {run / 'report.html'}", end="" if json else "\n")
+
+
+def rebuild(
+    folder: Path,
+    *,
+    recording: Path | None = None,
+    images: Path | None = None,
+    truth: Path | None = None,
+    redraw: bool = True,
+) -> RunInfo:
+    """Write ``report.html`` and a more complete ``run.json`` of a run.
+
+    Parameters
+    ----------
+    folder : holds ``run.json``.
+    recording, images, truth : where they are not where a run leaves them.
+    redraw : draw pictures that are there already again.
+
+    Raises
+    ------
+    RecordingError : no ``run.json``, or a damaged file.
+    """
+    from ..output.report import write_report
+
+    info = _read(folder)
+    recording = recording or _first(folder / info.recording, folder.parent / info.recording)
+    stem = Path(info.recording).stem
+    candidates = (folder / "images.h5", folder / f"{stem}.images.h5", folder.parent / f"{stem}.images.h5")
+    beside = (recording or folder / info.recording).with_suffix(".truth.nii.gz")
+    found = _Found(recording, images or _first(*candidates), truth or _first(beside))
+    info = _told(info, _checked(info, found)).model_copy(update={"model": _with_card(info.model)})
+    if found.images is not None and info.images_sent:
+        info = _measured(folder, info, found, redraw)
+    target = folder / "run.json"
+    partial = folder / "run.json.part"
+    partial.write_text(info.to_json(), encoding="utf-8")
+    partial.replace(target)
+    write_report(folder / "report.html", info, _pictures_of(folder, info))
+    return info
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Files that belong to a run; None where there is none."""
+
+    recording: Path | None
+    images: Path | None
+    truth: Path | None
+
+
+def _read(folder: Path) -> RunInfo:
+    from ..errors import RecordingError
+    from ..output.runinfo import RunInfo
+
+    path = folder / "run.json"
+    try:
+        return RunInfo.from_json(path.read_bytes())
+    except OSError as error:
+        raise RecordingError(
+            f"no account of a run: {error.strerror}", where=str(path), hint="kstream replay scan.h5 --results FOLDER"
+        ) from error
+    except RecordingError as error:
+        raise error.at(str(path)) from None
+
+
+def _first(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _checked(info: RunInfo, found: _Found) -> list[Notice]:
+    """What is wrong with, or missing from, the files of a run."""
+    from ..types import Notice
+    from .results import _sha256
+
+    notices = []
+    is_other = found.recording is not None and info.recording_sha256 not in ("", _sha256(found.recording))
+    if is_other:
+        notices.append(Notice("warning", f"{info.recording} has changed since this run: its checksum is another one"))
+    if found.images is None and info.images_sent:
+        notices.append(Notice("info", "the images that came back were not found: no enhancement of lesions"))
+    return notices
+
+
+def _with_card(model: ModelUsed | None) -> ModelUsed | None:
+    """The model with the text of its card, if its bundle is here and still the same."""
+    from ..errors import ModelError
+    from ..models.bundle import CARD, Bundle
+
+    if model is None or model.readme or not model.name:
+        return model
+    try:
+        bundle = Bundle.load(model.name)
+        readme = (bundle.folder / CARD).read_text(encoding="utf-8")
+    except (ModelError, OSError):
+        return model
+    return model.model_copy(update={"readme": readme}) if bundle.info.sha256 == model.sha256 else model
+
+
+def _measured(folder: Path, info: RunInfo, found: _Found, redraw: bool) -> RunInfo:
+    """The account with what the returned images say: lesions, times of frames, agreement; draws pictures."""
+    from ..mrd.recording import read_images
+    from ..output.lesions import describe_lesions
+    from ..types import Notice
+    from .results import _agreement, newest_volume, volumes
+
+    if found.images is None:
+        return info
+    series = read_images(found.images)
+    n_images = sum(len(images) for images in series.values())
+    if n_images != info.images_sent:
+        what = f"{found.images.name} has {n_images} images, but this run gave {info.images_sent}: it is left out"
+        return _told(info, [Notice("warning", what)])
+    magnitude_series, label_series = (_setting(info, f"images.{kind}_series", n) for kind, n in _SERIES)
+    if magnitude_series not in series:
+        return info
+    frames = list(volumes(series[magnitude_series]).values())
+    times_s = _times_s(series[magnitude_series], found.recording)
+    labels = newest_volume(series[label_series]) if label_series in series else None
+    if labels is None or labels.table is None:
+        _draw_magnitude(folder, frames[-1])
+        return info.model_copy(update={"frame_times_s": times_s})
+    truth, problem = _truth(found.truth, labels)
+    _draw_labels(folder, frames[-1], labels, truth, redraw)
+    same_grid = all(frame.data.shape == labels.data.shape for frame in frames)
+    magnitudes = [frame.magnitude for frame in frames] if same_grid else []
+    update: dict[str, Any] = {
+        "frame_times_s": times_s,
+        "lesions": describe_lesions(labels.data, magnitudes, labels.geometry, labels.table, truth),
+    }
+    if truth is not None:
+        update |= _agreement(labels, truth)
+    told = _told(info, [Notice("warning", problem)] if problem else [])
+    return told.model_copy(update=update)
+
+
+def _told(info: RunInfo, notices: list[Notice]) -> RunInfo:
+    """The account with further notices; one that it has already (from an earlier report) is not told twice."""
+    return info.model_copy(update={"notices": (*info.notices, *(n for n in notices if n not in info.notices))})
+
+
+_SERIES = (("magnitude", 1), ("label", 2))
+
+
+def _setting(info: RunInfo, key: str, default: int) -> int:
+    return next((int(setting.value) for setting in info.settings if setting.key == key), default)
+
+
+def _times_s(images: list[Image], recording: Path | None) -> tuple[float, ...]:
+    """Beginning of each frame after the first; empty if the sender's clock or its tick is not known."""
+    from ..mrd.images import frame_of
+    from ..mrd.recovering import open_recording
+
+    if recording is None:
+        return ()
+    with open_recording(recording) as source:
+        tick_ms = source.scan.user_parameters.get("time_stamp_tick_ms")
+    stamps = {frame_of(image): int(image.header["acquisition_time_stamp"]) for image in images}
+    ticks = [stamps[frame] - stamps[min(stamps)] for frame in sorted(stamps)]
+    is_rising = all(after > before for before, after in pairwise(ticks))
+    if not isinstance(tick_ms, int | float) or not 0 < tick_ms < 1e6 or not is_rising:
+        return ()
+    return tuple(tick * tick_ms / 1000 for tick in ticks)
+
+
+def _truth(path: Path | None, labels: Volume) -> tuple[NDArray[np.uint8] | None, str]:
+    """The ground truth if it lies on the grid of the labels, or else why not."""
+    import numpy as np
+
+    from ..output.nifti import LPS_TO_RAS, read_nifti
+
+    if path is None:
+        return None, ""
+    data, affine = read_nifti(path)
+    if data.shape != labels.geometry.shape:
+        return None, f"{path.name} has shape {data.shape}, the labels {labels.geometry.shape}: not compared"
+    if not np.allclose(affine, LPS_TO_RAS @ labels.geometry.affine_lps, atol=0.05):
+        return None, f"{path.name} lies elsewhere in the patient than the labels: not compared"
+    return data.astype(np.uint8), ""
+
+
+def _draw_magnitude(folder: Path, volume: Volume) -> None:
+    from ..output.overlay import magnitude_gif, magnitude_png
+
+    _remove_overlays(folder, keep=set())
+    magnitude_png(folder / "overview.png", volume.magnitude, volume.geometry, title="Magnitude, last frame")
+    magnitude_gif(folder / "volume.gif", volume.magnitude, volume.geometry, title="Magnitude, last frame")
+
+
+def _draw_labels(
+    folder: Path, magnitude: Volume, labels: Volume, truth: NDArray[np.uint8] | None, redraw: bool
+) -> None:
+    from .results import _pictures
+
+    marked = labels.data > 0 if truth is None else (labels.data > 0) | (truth > 0)
+    _remove_overlays(folder, keep={z for z, plane in enumerate(marked, start=1) if plane.any()})
+    if redraw or not (folder / "overview.png").exists():
+        _pictures(folder, magnitude, labels, truth)
+
+
+def _remove_overlays(folder: Path, keep: set[int]) -> None:
+    """Pictures of slices that another run in the same folder left."""
+    for path in folder.glob("overlay_z*.png"):
+        if _slice_of(path) not in (keep | {0}):
+            path.unlink()
+
+
+def _slice_of(path: Path) -> int:
+    """Number of the slice in ``overlay_z07.png``; 0 if it is not ours."""
+    text = path.stem.removeprefix("overlay_z")
+    return int(text) if text.isdecimal() else 0
+
+
+def _pictures_of(folder: Path, info: RunInfo) -> list[tuple[str, bytes]]:
+    """Caption and content of the pictures in the folder: overview, film, and the slices that matter most."""
+    numbers = {path: _slice_of(path) for path in sorted(folder.glob("overlay_z*.png")) if _slice_of(path)}
+    slices = list(numbers)
+    largest = [lesion.largest_slice for lesion in info.lesions]
+    slices.sort(key=lambda path: largest.index(numbers[path]) if numbers[path] in largest else len(largest))
+    n_more = len(slices) - MAX_SLICES
+    chosen = sorted(slices[:MAX_SLICES])
+    overview = "the slices with the largest lesions" if slices else "evenly spaced slices, no label map"
+    pictures = [(folder / "overview.png", overview + (f"; {n_more} more in the folder" if n_more > 0 else ""))]
+    pictures += [(path, f"slice {numbers[path]}") for path in chosen]
+    pictures.append((folder / "volume.gif", "through the volume"))
+    return [(caption, path.read_bytes()) for path, caption in pictures if path.is_file()]

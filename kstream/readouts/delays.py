@@ -1,0 +1,375 @@
+"""Gradient delays from the data themselves, and their correction before anything is gridded.
+
+Delayed gradients move a spoke of direction ``n`` by ``-S n``, with a symmetric matrix ``S = [[Sx, Sxy], [Sxy, Sy]]`` in
+samples (Moussavi et al., MRM 2014; Rosenzweig et al., MRM 2019: RING). The centre of k-space is sampled by every spoke,
+so a few spokes overdetermine a small image of it; the ``S`` that leaves the smallest residual is the delay. That is the
+joint estimate of image and trajectory of Ianni & Grissom, MRM 2016 (TrACR), with the three parameters of RING. RING's
+own estimate, from crossings of pairs, was tried first: on a recording whose signal still approaches its steady state it
+depended on which spokes were taken, and this one does not (docs/real-data.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+from numpy.typing import NDArray
+
+from ..errors import ScanError
+from ..types import Acquisition, AcquisitionFlag, Complex, Float, Notice, Scan
+from .trajectory import PlacedAcquisition
+
+Policy = Literal["off", "estimate"] | tuple[float, float, float]
+
+MAX_DELAY_SAMPLES = 3.0
+"""Delays are looked for up to here; those seen on scanners are below 2."""
+MARGIN = 1.15
+"""The small image covers this much more than the field of view: objects end beyond it, softly."""
+MIN_SPOKES = 8
+MAX_RESIDUAL = 0.5
+"""Of the norm of the centre; more is left when there is little but noise."""
+N_GROUPS = 4
+"""Spokes are left out in so many groups in turn for the standard error (jackknife)."""
+N_VIRTUAL_COILS = 6
+RIDGE = 4e-4
+"""Relative to the largest eigenvalue of the normal equations: directions below 2 % of the strongest are damped."""
+MAX_REACH = 7.0
+"""Cycles per field of view up to which the centre is used; the cost of the fit grows with the fourth power."""
+MAX_GAP_RAD = np.pi / 3
+"""Directions of spokes must leave no larger gap: over a narrow fan, a delay looks like a shift of the origin."""
+
+
+@dataclass(frozen=True)
+class DelayFit:
+    """Gradient delays in samples of the readout, with standard errors.
+
+    Parameters
+    ----------
+    sx, sy, sxy : the symmetric matrix ``S``; x and y are the axes of the recon space.
+    error : standard errors of the three.
+    residual, residual_before : inconsistency of the centre with and without the delays, relative to its norm.
+    n_spokes : that gave them.
+    """
+
+    sx: float
+    sy: float
+    sxy: float
+    error: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    residual: float = 0.0
+    residual_before: float = 0.0
+    n_spokes: int = 0
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """``S`` as an array ``(2, 2)``."""
+        return np.array([[self.sx, self.sxy], [self.sxy, self.sy]])
+
+    @property
+    def largest_samples(self) -> float:
+        """Largest shift of any spoke, in samples."""
+        return float(np.abs(np.linalg.eigvalsh(self.matrix)).max())
+
+    def is_significant(self, least_samples: float) -> bool:
+        """True if some delay is larger than `least_samples` and than three standard errors, and explains the data.
+
+        An image must explain most of the centre (noise has none), and the delays must improve on it.
+        """
+        values = np.abs([self.sx, self.sy, self.sxy])
+        is_seen = bool((values > np.maximum(least_samples, 3 * np.array(self.error))).any())
+        explains = self.residual < min(0.99 * self.residual_before, MAX_RESIDUAL)
+        return is_seen and explains and self.largest_samples < MAX_DELAY_SAMPLES
+
+    def __str__(self) -> str:
+        parts = zip(("Sx", "Sy", "Sxy"), (self.sx, self.sy, self.sxy), self.error, strict=True)
+        return ", ".join(f"{name} = {value:.2f} +- {error:.2f}" for name, value, error in parts)
+
+
+def fit_delays(
+    data: Complex,
+    trajectory: Float,
+    field_of_view_mm: tuple[float, float],
+    sign: NDArray[np.floating] | None = None,
+) -> DelayFit:
+    """Delays from the centres of straight spokes.
+
+    1. The samples nearest to the nominal centre of each spoke are taken: as far out as the spokes satisfy Nyquist, and
+    at most to MAX_REACH. 2. Each spoke is scaled to the same energy: the signal may still approach its steady
+    state. 3. The delay matrix that leaves the least residual of a ridge-regularised least-squares image of the centre
+    is found by Gauss-Newton in a trust region, from the best of a few isotropic delays. 4. Leaving out a quarter of the
+    spokes in turn gives the standard errors (delete-group jackknife).
+
+    Parameters
+    ----------
+    data : complex64 ``(spokes, coils, samples)``.
+    trajectory : float32 ``(spokes, samples, 2 or 3)`` nominal, cycles per field of view.
+    field_of_view_mm : along x and y; directions are in units of length.
+    sign : ``(spokes,)``, -1 for readouts that were acquired in the reversed direction and turned round; default all 1.
+
+    Raises
+    ------
+    ScanError : fewer than 8 spokes, or spokes that are not straight, or that do not pass the centre.
+    """
+    if len(data) < MIN_SPOKES:
+        raise ScanError(f"{len(data)} spokes are too few to find gradient delays; {MIN_SPOKES} are needed")
+    centre = _Centre.of(data, trajectory, field_of_view_mm, np.ones(len(data)) if sign is None else sign)
+    everything = np.arange(len(data))
+    best = _minimise(centre.residual_of(everything), _best_start(centre.residual_of(everything)))
+    parts = [
+        _minimise(centre.residual_of(np.delete(everything, everything[group::N_GROUPS])), best)
+        for group in range(N_GROUPS)
+    ]
+    spread = np.array(parts) - np.mean(parts, axis=0)
+    error = np.sqrt((N_GROUPS - 1) / N_GROUPS * (spread**2).sum(axis=0))
+    residual = centre.residual_of(everything)
+    sx, sy, sxy = (float(value) for value in best)
+    return DelayFit(
+        sx,
+        sy,
+        sxy,
+        error=(float(error[0]), float(error[1]), float(error[2])),
+        residual=float(np.linalg.norm(residual(best))),
+        residual_before=float(np.linalg.norm(residual(np.zeros(3)))),
+        n_spokes=len(data),
+    )
+
+
+def shift_of(fit: DelayFit, trajectory: Float, field_of_view_mm: tuple[float, float], sign: float = 1.0) -> Float:
+    """Shift ``-S n`` of one straight spoke, float32 ``(xyz)`` in cycles per field of view: to be added to it."""
+    direction, step_per_mm = _directions(trajectory[None, :, :2], field_of_view_mm)
+    shift = np.zeros(3, np.float32)
+    shift[:2] = -sign * (fit.matrix @ direction[0]) * step_per_mm[0] * np.array(field_of_view_mm)
+    return shift
+
+
+Residual = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class _Centre:
+    """Samples about the centre, and what is needed to fit an image to them.
+
+    Parameters
+    ----------
+    samples : complex ``(spokes, samples, coils)``.
+    k : ``(spokes, samples, 2)`` in cycles per field of view.
+    step : ``(spokes, 2, 3)``: minus the shift in cycles per field of view for a unit of Sx, Sy and Sxy.
+    pixels : ``(pixels, 2)`` positions in fields of view.
+    """
+
+    samples: NDArray[np.complex128]
+    k: NDArray[np.float64]
+    step: NDArray[np.float64]
+    pixels: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        data: Complex,
+        trajectory: Float,
+        field_of_view_mm: tuple[float, float],
+        sign: NDArray[np.floating],
+    ) -> _Centre:
+        k = np.asarray(trajectory[..., :2], np.float64)
+        fov = np.array(field_of_view_mm)
+        direction, step_per_mm = _directions(k, field_of_view_mm)
+        oversampling = 1 / float(np.median(step_per_mm) * fov.max())
+        reach = int(np.clip(0.8 * len(data) * oversampling / np.pi, 4, max(MAX_REACH * oversampling, 4)))
+        nearest = np.linalg.norm(k / fov, axis=2).argmin(axis=1)
+        if nearest.min() < reach or nearest.max() >= k.shape[1] - reach:
+            raise ScanError("spokes do not pass the centre of k-space, so gradient delays cannot be found")
+        index = nearest[:, None] + np.arange(-reach, reach + 1)
+        rows = np.arange(len(k))[:, None]
+        samples = _compressed(data.transpose(0, 2, 1)[rows, index])
+        samples /= np.maximum(np.linalg.norm(samples, axis=(1, 2), keepdims=True), 1e-30) * np.sqrt(len(k))
+        nx, ny = direction.T
+        basis = np.stack([np.stack([nx, 0 * nx], 1), np.stack([0 * ny, ny], 1), np.stack([ny, nx], 1)], axis=2)
+        step = basis * (step_per_mm * sign)[:, None, None] * fov[:, None]
+        return cls(samples, k[rows, index], step, _pixels(np.abs(k[rows, index]).max(axis=(0, 1))))
+
+    def residual_of(self, spokes: NDArray[np.intp]) -> Residual:
+        """What an image leaves of these spokes, as a function of ``(Sx, Sy, Sxy)``: real, complex parts apart."""
+        samples = self.samples[spokes].reshape(-1, self.samples.shape[2])
+        nominal = np.exp(-2j * np.pi * (self.k[spokes].reshape(-1, 2) @ self.pixels.T))
+        ridge = RIDGE * float(np.linalg.norm(nominal.conj().T @ nominal, 2)) * np.eye(len(self.pixels))
+
+        def residual(delays: NDArray[np.float64]) -> NDArray[np.float64]:
+            k = self.k[spokes] - (self.step[spokes] @ delays)[:, None, :]
+            model = np.exp(-2j * np.pi * (k.reshape(-1, 2) @ self.pixels.T))
+            image = scipy.linalg.solve(model.conj().T @ model + ridge, model.conj().T @ samples, assume_a="pos")
+            left = samples - model @ image
+            return np.concatenate([left.real.ravel(), left.imag.ravel()])
+
+        return residual
+
+
+def _directions(
+    trajectory: NDArray[np.floating], field_of_view_mm: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors ``(spokes, 2)`` of straight readouts and their step per sample in cycles per millimetre."""
+    k = np.asarray(trajectory[..., :2], np.float64) / np.array(field_of_view_mm)
+    step = (k[:, -1] - k[:, 0]) / (k.shape[1] - 1)
+    length = np.linalg.norm(step, axis=1)
+    straight = k[:, :1] + np.arange(k.shape[1])[:, None] * step[:, None, :]
+    if not (length > 0).all() or np.abs(k - straight).max() > 0.05 * length.max():
+        raise ScanError(
+            "readouts are not straight and evenly sampled, so they have no single gradient delay",
+            hint="--set trajectory.delay=off",
+        )
+    return step / length[:, None], length
+
+
+def _compressed(samples: NDArray[np.complexfloating]) -> NDArray[np.complex128]:
+    """The few virtual coils ``(..., coils)`` that hold most of the energy: the fit costs less, and noise leaves."""
+    flat = np.asarray(samples, np.complex128).reshape(-1, samples.shape[-1])
+    _, vectors = np.linalg.eigh(flat.conj().T @ flat)
+    return np.asarray(samples @ vectors[:, ::-1][:, :N_VIRTUAL_COILS], np.complex128)
+
+
+def _pixels(reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pixel positions ``(pixels, 2)`` in fields of view, as fine as samples out to `reach` can show."""
+    axes = []
+    for limit in reach:
+        n = 2 * int(np.ceil(limit * MARGIN)) + 1
+        axes.append((np.arange(n) - n // 2) * MARGIN / n)
+    x, y = np.meshgrid(*axes)
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def _best_start(residual: Residual) -> NDArray[np.float64]:
+    """The best of a few isotropic delays: the residual has side minima about a sample apart."""
+    starts = [np.array([delay, delay, 0.0]) for delay in np.arange(-2.0, 2.01, 0.5)]
+    return min(starts, key=lambda start: float(np.linalg.norm(residual(start))))
+
+
+def _minimise(residual: Residual, start: NDArray[np.float64]) -> NDArray[np.float64]:
+    found = scipy.optimize.least_squares(
+        residual, start, diff_step=0.01, x_scale=0.5, ftol=1e-4, xtol=1e-3, max_nfev=12
+    )
+    return np.asarray(found.x, np.float64)
+
+
+@dataclass
+class _Held:
+    """Readouts of one slice that wait for its delays, and those among them that the fit uses."""
+
+    waiting: list[PlacedAcquisition] = field(default_factory=list)
+    central: dict[int, PlacedAcquisition] = field(default_factory=dict)
+
+
+class CorrectDelays:
+    """Moves spokes to where delayed gradients put them; finds the delays of each slice from its first spokes.
+
+    Readouts are held until enough spokes of the central partition have come, over a wide enough range of directions, or
+    until a whole frame of the slice is held; then they go on at once, corrected if the delays are significant, and the
+    user is told the figures. Scans without straight spokes through the centre pass untouched.
+
+    Parameters
+    ----------
+    policy : ``off``, ``estimate``, or known ``(Sx, Sy, Sxy)`` in samples.
+    n_spokes : spokes of the central partition to wait for.
+    readouts_per_frame : most readouts that are held per slice.
+    least_samples : smaller delays are not corrected.
+    """
+
+    takes = (PlacedAcquisition,)
+    gives = (PlacedAcquisition, Notice)
+
+    def __init__(
+        self, scan: Scan, policy: Policy, n_spokes: int, readouts_per_frame: int, least_samples: float = 0.05
+    ) -> None:
+        self._fov = scan.recon_fov_mm[:2]
+        self._centre = scan.limit("kspace_encode_step_2").center
+        self._n_spokes, self._most_held, self._least = n_spokes, readouts_per_frame, least_samples
+        self._policy: Policy = policy if scan.trajectory in ("radial", "goldenangle", "other") else "off"
+        self._held: dict[int, _Held] = {}
+        self._fits: dict[int, DelayFit | None] = {}
+
+    def push(self, placed: PlacedAcquisition) -> list[Any]:
+        if self._policy == "off":
+            return [placed]
+        slice_ = placed.acquisition.counter("slice")
+        if slice_ in self._fits:
+            return [self._corrected(placed, self._fits[slice_])]
+        if not isinstance(self._policy, str):
+            return self._know(slice_, placed, self._policy)
+        return self._hold(slice_, placed)
+
+    def finish(self) -> list[Any]:
+        """What was still held when the scan ended, corrected if what came is enough."""
+        return [item for slice_ in sorted(self._held) for item in self._release(slice_)]
+
+    def _know(self, slice_: int, placed: PlacedAcquisition, delays: tuple[float, float, float]) -> list[Any]:
+        """Apply delays that the configuration gives."""
+        if not _is_spoke(placed.trajectory):
+            self._policy = "off"
+            return [Notice("warning", "gradient delays are set, but readouts are not spokes: not corrected"), placed]
+        self._fits[slice_] = fit = DelayFit(*delays)
+        told = [] if len(self._fits) > 1 else [Notice("info", f"gradient delays as set: {fit} samples")]
+        return [*told, self._corrected(placed, fit)]
+
+    def _hold(self, slice_: int, placed: PlacedAcquisition) -> list[Any]:
+        if not _is_spoke(placed.trajectory):
+            self._fits[slice_] = None
+            return [*(self._release(slice_) if slice_ in self._held else []), placed]
+        held = self._held.setdefault(slice_, _Held())
+        held.waiting.append(placed)
+        if placed.acquisition.counter("kspace_encode_step_2") == self._centre and len(held.central) < self._n_spokes:
+            held.central[len(held.central)] = placed
+        is_enough = len(held.central) >= self._n_spokes and _largest_gap_rad(held.central.values()) <= MAX_GAP_RAD
+        return self._release(slice_) if is_enough or len(held.waiting) >= self._most_held else []
+
+    def _release(self, slice_: int) -> list[Any]:
+        held = self._held.pop(slice_)
+        if slice_ in self._fits:
+            return [*held.waiting]
+        self._fits[slice_], notice = self._estimate(slice_, list(held.central.values()))
+        return [notice, *(self._corrected(placed, self._fits[slice_]) for placed in held.waiting)]
+
+    def _estimate(self, slice_: int, spokes: list[PlacedAcquisition]) -> tuple[DelayFit | None, Notice]:
+        """Delays, None if they shall not be corrected, and what to tell."""
+        name = f"slice {slice_}"
+        if len(spokes) < MIN_SPOKES or _largest_gap_rad(spokes) > MAX_GAP_RAD:
+            return None, Notice("info", f"{name}: gradient delays not sought, {len(spokes)} spokes do not suffice")
+        fit = fit_delays(
+            np.stack([placed.acquisition.data for placed in spokes]),
+            np.stack([placed.trajectory for placed in spokes]),
+            self._fov,
+            np.array([_sign(placed.acquisition) for placed in spokes]),
+        )
+        figures = f"{fit} samples, inconsistency of the centre {fit.residual_before:.3g} -> {fit.residual:.3g}"
+        if fit.is_significant(self._least):
+            return fit, Notice("info", f"{name}: gradient delays corrected: {figures} ({fit.n_spokes} spokes)")
+        return None, Notice("info", f"{name}: no significant gradient delays: {figures} ({fit.n_spokes} spokes)")
+
+    def _corrected(self, placed: PlacedAcquisition, fit: DelayFit | None) -> PlacedAcquisition:
+        if fit is None or not _is_spoke(placed.trajectory):
+            return placed
+        shift = shift_of(fit, placed.trajectory, self._fov, _sign(placed.acquisition))
+        return PlacedAcquisition(placed.acquisition, placed.trajectory + shift)
+
+
+def _sign(acquisition: Acquisition) -> float:
+    """-1 for a readout that was acquired in reverse and then turned round."""
+    return -1.0 if acquisition.has(AcquisitionFlag.IS_REVERSE) else 1.0
+
+
+def _is_spoke(trajectory: Float) -> bool:
+    """True for a straight readout that passes the centre, well inside its ends."""
+    k = trajectory[:, :2].astype(np.float64)
+    step = (k[-1] - k[0]) / max(len(k) - 1, 1)
+    length = float(np.linalg.norm(step))
+    if length == 0 or np.abs(k - k[0] - np.arange(len(k))[:, None] * step).max() > 0.05 * length:
+        return False
+    distance = np.linalg.norm(k, axis=1)
+    return bool(distance.min() <= length and 4 <= distance.argmin() < len(k) - 4)
+
+
+def _largest_gap_rad(spokes: Any) -> float:
+    """Largest angle between neighbouring directions, modulo half a turn."""
+    ends = np.array([placed.trajectory[-1, :2] - placed.trajectory[0, :2] for placed in spokes])
+    angles = np.sort(np.arctan2(ends[:, 1], ends[:, 0]) % np.pi)
+    return float(np.diff(angles, append=angles[0] + np.pi).max()) if len(angles) else np.pi

@@ -1,0 +1,281 @@
+"""Spokes to coil-combined k-space while they come."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ScanError
+from ..stream.crew import Crew, InlineCrew, Task, Wake
+from ..types import Complex, Float, FrameEnd, KSpace, Notice, Readout
+from .calibration import Calibration, EspiritSettings
+from .espirit import CoilMaps
+from .sampling import Sampling
+from .zero_wait import SpokeSum
+
+
+class FrameSum(Protocol):
+    """The running coil-combined image of one frame, wherever it is computed."""
+
+    def add(self, samples: Complex, trajectory: Float, weights: Float) -> None: ...
+
+    def kspace(self) -> Complex: ...
+
+
+MakeSum = Callable[[CoilMaps, Complex, Crew], FrameSum]
+
+
+def frame_sums(device: str) -> MakeSum:
+    """Where volumes are computed: compiled loops on the processor, or torch on a GPU.
+
+    Raises
+    ------
+    ConfigError : if this machine has no such device.
+    """
+    if device == "cpu":
+        return SpokeSum
+    from .gpu import TorchSums  # torch takes seconds to import, and most reconstructions need none of it
+
+    return TorchSums(device)
+
+
+@dataclass
+class Angle:
+    """Readouts of all partitions along one line; complex64 ``(partitions, coils, samples)``, 0 where none came yet."""
+
+    frame: int
+    samples: Complex
+    trajectory: Float
+    weights: Float
+    n_came: int = 0
+
+    def add(self, readout: Readout) -> None:
+        self.samples[readout.partition] = readout.data
+        self.n_came += 1
+
+
+@dataclass
+class _Slice:
+    """What one slice (or slab) knows: its maps or how far they are, and what waits for them in order of arrival."""
+
+    calibration: Calibration | None = None
+    task: Task[tuple[CoilMaps, list[Notice]]] | None = None
+    maps: CoilMaps | None = None
+    open: dict[tuple[int, int, bytes], Angle] = field(default_factory=dict)
+    ready: deque[Angle | FrameEnd] = field(default_factory=deque)
+    sums: dict[int, FrameSum] = field(default_factory=dict)
+
+
+class CombineSpokes:
+    """Adds every angle, coil-combined, to its frame's volume when all its partitions have come.
+
+    Maps come from the first spokes of the calibration frame, a fixed set of readouts, so that they do not depend on
+    timing; they are made in the background. Angles that are complete before the maps are wait as samples, and are added
+    in the same order as if the maps had been there. An angle that misses a partition is added at the end of its frame,
+    or earlier if too many angles are open; a late partition then opens it again, for the volume is a sum.
+
+    Parameters
+    ----------
+    calibration_frame : frame whose spokes give the maps.
+    n_calibration : its first spokes that do; 0 for all.
+    memory_gib : all that is held may take so much.
+    crew : who works in the background and on several slices at a time.
+    make_sum : where volumes are computed; by default with the compiled loops of this machine's processor.
+
+    Raises
+    ------
+    ScanError : the header asks for more memory than that.
+    """
+
+    takes = (Readout, FrameEnd, Wake)
+    gives = (KSpace, FrameEnd, Notice)
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        espirit: EspiritSettings,
+        calibration_frame: int,
+        n_calibration: int,
+        memory_gib: float,
+        crew: Crew | None = None,
+        make_sum: MakeSum = SpokeSum,
+    ) -> None:
+        self._sampling, self._espirit = sampling, espirit
+        self._calibration_frame = calibration_frame
+        self._n_spokes = round(sampling.readouts_per_plane / sampling.n_averages)
+        self._n_calibration = min(n_calibration or self._n_spokes, self._n_spokes)
+        self._memory_gib = memory_gib
+        self._crew, self._make_sum = crew or InlineCrew(), make_sum
+        self._slices: dict[int, _Slice] = {}
+        self._held_bytes = 0
+        self._has_told_few = False
+        self._is_wake_coming = False
+        self._check_memory(max(sampling.scan.n_coils, 1))
+        self._to_z = sampling.partition_to_z()
+
+    def push(self, item: Readout | FrameEnd | Wake) -> list[Any]:
+        if isinstance(item, Wake):
+            self._is_wake_coming = False
+            return [made for state in self._slices.values() for made in self._advance(state)]
+        state = self._slices.setdefault(item.slice, _Slice())
+        if isinstance(item, FrameEnd):
+            return [item, *self._end_frame(state, item), *self._advance(state)]
+        told = self._take(state, item)
+        return told + self._advance(state) if told or state.ready else told
+
+    def finish(self) -> list[Any]:
+        """Everything that still waits; slices whose calibration frame never came use the first frame that did."""
+        left: list[Any] = []
+        for number, state in self._slices.items():
+            if state.task is None and state.ready:
+                left += self._calibrate_otherwise(number, state)
+            if state.task is not None and state.maps is None:
+                left += self._set_maps(state)
+            while state.ready:
+                left += self._process(state, state.ready.popleft())
+        return left
+
+    # ---- readouts to angles ----
+
+    def _take(self, state: _Slice, readout: Readout) -> list[Any]:
+        """Put a readout into its angle, and into the calibration if it belongs there."""
+        line = np.round(readout.trajectory[[0, -1]], 3).tobytes()
+        group = (readout.frame, readout.key[0], line)
+        told: list[Any] = []
+        angle = state.open.get(group)
+        if angle is None:
+            angle, told = self._open(state, readout)
+            state.open[group] = angle
+        angle.add(readout)
+        if self._is_for_calibration(readout) and state.task is None:
+            told = told + self._calibrate(state, readout, angle.weights)
+        if angle.n_came == self._sampling.n_partitions:
+            state.ready.append(state.open.pop(group))
+        return told
+
+    def _open(self, state: _Slice, readout: Readout) -> tuple[Angle, list[Any]]:
+        n_coils, n_samples = readout.data.shape
+        weights, told = self._sampling.weights(readout)
+        shape = (self._sampling.n_partitions, n_coils, n_samples)
+        n_bytes = 8 * int(np.prod(shape))
+        is_much = self._held_bytes + n_bytes > (self._memory_gib * 2**30 - self._fixed_bytes(n_coils)) / 2
+        if is_much and state.maps is not None and state.open:
+            fullest = max(state.open, key=lambda group: state.open[group].n_came)
+            state.ready.append(state.open.pop(fullest))
+        self._held_bytes += n_bytes
+        self._check_memory(n_coils)
+        return Angle(readout.frame, np.zeros(shape, np.complex64), readout.trajectory, weights), told
+
+    def _end_frame(self, state: _Slice, end: FrameEnd) -> list[Any]:
+        """Angles that miss a partition are as full as they will be."""
+        for group in [group for group in state.open if group[0] == end.frame]:
+            state.ready.append(state.open.pop(group))
+        state.ready.append(end)
+        if end.frame == self._calibration_frame and state.task is None and state.calibration is not None:
+            n_came, n_wanted = state.calibration.n_readouts, self._n_calibration_readouts
+            text = f"coil maps from {n_came} of {n_wanted} calibration readouts: the others did not come"
+            return [Notice("warning", text), *self._start(state)]
+        return []
+
+    # ---- coil maps ----
+
+    @property
+    def _n_calibration_readouts(self) -> int:
+        return self._n_calibration * self._sampling.n_averages * self._sampling.n_partitions
+
+    def _is_for_calibration(self, readout: Readout) -> bool:
+        spoke = readout.key[0] // self._sampling.n_averages
+        return readout.frame == self._calibration_frame and spoke < self._n_calibration
+
+    def _calibrate(self, state: _Slice, readout: Readout, weights: Float) -> list[Any]:
+        """Add a readout to the calibration; start on the maps when it was the last one."""
+        if state.calibration is None:
+            state.calibration = Calibration(self._espirit, self._sampling.shape, self._to_z)
+        state.calibration.add(readout.data, readout.trajectory, weights, readout.partition)
+        is_complete = state.calibration.n_readouts == self._n_calibration_readouts
+        return self._start(state) if is_complete else []
+
+    def _start(self, state: _Slice) -> list[Any]:
+        if state.calibration is None:
+            return []
+        state.task, state.calibration = self._crew.submit(state.calibration.maps), None
+        n_full = int(2 / np.pi * self._n_calibration)
+        if n_full >= self._espirit.calibration_size or self._has_told_few:
+            return []
+        self._has_told_few = True
+        text = f"{self._n_calibration} spokes sample only the inner {n_full} of {self._espirit.calibration_size}"
+        return [Notice("warning", f"{text} calibration samples fully: coil maps may show streaks")]
+
+    def _calibrate_otherwise(self, number: int, state: _Slice) -> list[Any]:
+        """Maps from the first frame that came, when the calibration frame did not."""
+        frame = min(item.frame for item in state.ready)
+        state.calibration = Calibration(self._espirit, self._sampling.shape, self._to_z)
+        for angle in state.ready:
+            if isinstance(angle, Angle) and angle.frame == frame:
+                for partition, samples in enumerate(angle.samples):
+                    if samples.any():
+                        state.calibration.add(samples, angle.trajectory, angle.weights, partition)
+        if not state.calibration.n_readouts:  # silence in all coils: maps of nothing
+            first = next(item for item in state.ready if isinstance(item, Angle))
+            state.calibration.add(first.samples[0], first.trajectory, first.weights, 0)
+        text = f"slice {number}: calibration frame {self._calibration_frame} never came; maps from {frame}"
+        return [Notice("warning", text), *self._start(state)]
+
+    def _set_maps(self, state: _Slice) -> list[Any]:
+        if state.task is None:
+            return []
+        state.maps, told = state.task.result()
+        return list(told)
+
+    # ---- angles to volumes ----
+
+    def _advance(self, state: _Slice) -> list[Any]:
+        """Work on what waits: one angle if the stream will wake us again (readouts go first), else everything."""
+        made: list[Any] = []
+        if self._is_wake_coming:
+            return made
+        if state.maps is None:
+            if state.task is None or not state.task.is_done:
+                return made
+            made += self._set_maps(state)
+        while state.ready:
+            made += self._process(state, state.ready.popleft())
+            if state.ready and isinstance(state.ready[0], Angle) and self._crew.wake():
+                self._is_wake_coming = True
+                break
+        return made
+
+    def _process(self, state: _Slice, item: Angle | FrameEnd) -> list[Any]:
+        if state.maps is None:
+            raise ScanError("no readout came that could give coil maps")
+        if isinstance(item, Angle):
+            if item.frame not in state.sums:
+                state.sums[item.frame] = self._make_sum(state.maps, self._to_z, self._crew)
+            state.sums[item.frame].add(item.samples, item.trajectory, item.weights)
+            self._held_bytes -= item.samples.nbytes
+            return []
+        total = state.sums.pop(item.frame, None) or self._make_sum(state.maps, self._to_z, self._crew)
+        return [KSpace(total.kspace(), item.frame, item.slice, item.received_ns, item.geometry)]
+
+    def _fixed_bytes(self, n_coils: int) -> int:
+        """Calibration, maps, and volumes of the open frames, one more, and what leaves."""
+        n_volumes = 2 + sum(len(state.sums) for state in self._slices.values())
+        sampling, shape = self._sampling, self._sampling.shape
+        maps = Calibration.n_bytes(self._espirit, shape, sampling.n_partitions, n_coils)
+        return max(len(self._slices), 1) * maps + n_volumes * 8 * int(np.prod(shape))
+
+    def _check_memory(self, n_coils: int) -> None:
+        sampling, n_open = self._sampling, 1 + sum(len(state.sums) for state in self._slices.values())
+        needed_gib = (self._fixed_bytes(n_coils) + self._held_bytes) / 2**30
+        if needed_gib > self._memory_gib:
+            raise ScanError(
+                f"{n_open} open frames of {n_coils} coils, matrix {sampling.scan.recon_matrix} and "
+                f"{sampling.n_partitions} partitions, with {self._held_bytes / 2**30:.1f} GiB of spokes that wait, "
+                f"need {needed_gib:.1f} GiB, more than {self._memory_gib:g}",
+                likely="the header is wrong, or frames that never become full pile up",
+                hint="--set gridding.memory_gib=N, or --set frames.readouts_per_frame=N",
+            )

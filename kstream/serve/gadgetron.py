@@ -1,0 +1,676 @@
+"""Gadgetron's external interface: one session as a gadget, launched by Gadgetron or connected to.
+
+Gadgetron sends CONFIG_TEXT (the ``<configuration>`` of the gadget), HEADER, items and CLOSE; a gadget answers with
+items and CLOSE. Texts, queries and configurations (ids 1, 2, 3, 5, 6, 7) from a gadget end the stream, so progress goes
+to the log only, and a failure is ERROR (8) before CLOSE, which Gadgetron turns into a failed scan.
+
+Items that are not taken go back as they came, to the byte and in their order. What is bounded and which threads work is
+as in `session`. When Gadgetron goes away, the session ends at once: nobody is left to send images to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config import SHOW, Config, did_you_mean, resolve, setting_names
+from ..errors import ConfigError, KstreamError, PeerError, ProtocolError, ScanError
+from ..mrd.buffers import GADGET_FORMATS, ImageArray
+from ..mrd.codec import Decoder, encode_parts
+from ..mrd.header import parse_header, patient_words
+from ..mrd.messages import Close, ConfigText, Error, Header, Image, Message, Opaque, Text
+from ..mrd.properties import properties_from_xml
+from ..mrd.session import Session as SessionRules
+from ..pipeline import build_pipeline
+from ..segment import Segment
+from ..stream import Pipeline, StageError
+from ..stream.runners import ThreadCrew, ThreadRunner
+from ..stream.telemetry import Counters
+from ..types import Acquisition, Delivered, Notice, Scan
+from . import parameters
+from .connection import Connection, SocketConnection, connect
+from .gadget_items import Expand, build_tail, expand_images, readouts_expander
+from .logs import REDACTION, SESSION, SessionLog
+from .logs import set_up as set_up_logs
+from .outbox import Outbox
+from .settings import ServerSettings
+from .store import ModelStore, SegmentSource
+
+log = logging.getLogger("kstream.gadgetron")
+
+Target = Literal["segment", "reconstruct", "segment_images"]
+"""What a gadget does: readouts to images and labels; readouts to images; complex image arrays to labels."""
+
+PRESETS: Mapping[Target, str] = {
+    "segment": "breast-dce",
+    "reconstruct": "recon-radial",
+    "segment_images": "breast-dce",
+}
+"""Presets of configurations that name none."""
+
+BATCH_BYTES, BATCH_ITEMS = 1 << 20, 64
+"""Most that is held back from the pipeline while more is there to read."""
+
+OVERHEAD_BYTES = 4096
+"""Memory of a waiting item beside its samples."""
+
+LOOK_S = 0.2
+"""How often whoever waits for messages looks whether the pipeline has failed."""
+
+LAST_WORDS_S = 0.5
+"""For the last words to a peer that may be gone."""
+
+DRAIN_S = 1.0
+"""After ERROR: Gadgetron must get rid of the message that it is sending before it can read why."""
+
+GONE = frozenset({"ended_without_close", "truncated", "connection_broke", "closed_before_configuration"})
+"""Errors after which nobody waits for images."""
+
+LOG_LEVEL = "GADGETRON_EXTERNAL_LOG_LEVEL"
+
+
+# ---- what Gadgetron's configuration says -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GadgetConfig:
+    """The properties of ``<configuration>``.
+
+    Parameters
+    ----------
+    preset : empty takes the target's own.
+    target : what to do, for whoever is not told by the name that Gadgetron launches.
+    device : where networks run that no worker runs.
+    worker : addresses of model workers, separated by spaces.
+    worker_absent : no worker answers: ``fail`` the scan, or segment here (``local``).
+    worker_s : seconds for a worker to segment one volume.
+    worker_key, worker_public : certificates for workers on tcp.
+    buffer_gib : largest bucket, buffer or image array that is taken.
+    settings : every other property, by ``section.key``.
+    """
+
+    preset: str = ""
+    target: str = ""
+    device: str = "cpu"
+    worker: str = ""
+    worker_absent: Literal["fail", "local"] = "fail"
+    worker_s: float = 120.0
+    worker_key: str = ""
+    worker_public: str = ""
+    buffer_gib: float = 1.0
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+HOUSE = ("device", "worker", "worker_absent", "worker_s", "worker_key", "worker_public", "buffer_gib")
+"""Properties that say how this process is equipped: they are not for whoever connects to a server."""
+
+_OWN = ("preset", "target", *HOUSE)
+
+
+def parse_config(text: str) -> GadgetConfig:
+    """Read the configuration that Gadgetron sends.
+
+    Raises
+    ------
+    ConfigError : a property that has no meaning here, or a value out of its range.
+    ProtocolError : the text is not XML.
+    """
+    own: dict[str, Any] = {}
+    settings: dict[str, str] = {}
+    known = setting_names()
+    for name, value in properties_from_xml(text).items():
+        if name in _OWN:
+            own[name] = value
+        elif name in known:
+            settings[name] = value
+        else:
+            raise ConfigError(
+                f"the property {name[:80]!r} has no meaning here",
+                where="<configuration> of the gadget",
+                hint=did_you_mean(name, (*_OWN, *known), SHOW),
+            )
+    for name in ("worker_s", "buffer_gib"):
+        if name in own:
+            own[name] = _positive(name, own[name])
+    if own.get("worker_absent", "fail") not in ("fail", "local"):
+        raise ConfigError("worker_absent is neither fail nor local", where="<configuration> of the gadget")
+    if own.get("target", "segment") not in PRESETS:
+        raise ConfigError(
+            f"there is no target {own['target'][:80]!r}",
+            where="<configuration> of the gadget",
+            hint=did_you_mean(own["target"], tuple(PRESETS)),
+        )
+    return GadgetConfig(**own, settings=settings)
+
+
+def _positive(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name} is {text[:80]!r}, expected a number above 0", where="<configuration> of the gadget")
+    return value
+
+
+Equip = Callable[[GadgetConfig], contextlib.AbstractContextManager[SegmentSource]]
+"""Gives the models for a session."""
+
+
+@contextlib.contextmanager
+def own_models(config: GadgetConfig) -> Iterator[SegmentSource]:
+    """Models of a process of its own: from the workers that the configuration names, or loaded here."""
+    if not config.worker:
+        yield ModelStore(config.device)
+        return
+    from .worker_link import Keys  # pyzmq only where it is used: the process starts for every scan
+    from .workers import ModelWorkers, WorkerSettings
+
+    keys = Keys(Path(config.worker_key), Path(config.worker_public)) if config.worker_key else None
+    workers = ModelWorkers(
+        WorkerSettings(
+            addresses=tuple(config.worker.replace(",", " ").split()),
+            device=config.device,
+            timeout_s=config.worker_s,
+            keys=keys,
+            when_absent=config.worker_absent,
+        )
+    )
+    workers.start()
+    try:
+        yield workers
+    finally:
+        workers.stop(LAST_WORDS_S)
+
+
+# ---- one session -----------------------------------------------------------------------------------------------------
+
+
+class GadgetSession:
+    """One connection with Gadgetron, from CONFIG_TEXT to CLOSE.
+
+    Parameters
+    ----------
+    name : of the session, in logs.
+    settings : limits.
+    equip : gives the models, once the configuration is known.
+    target : what to do; None lets the configuration say it.
+    is_trusted : the configuration is of this machine's own Gadgetron: it may name folders, workers and devices.
+    opening : messages that somebody else has read from the connection already.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        settings: ServerSettings,
+        equip: Equip,
+        *,
+        target: Target | None = None,
+        is_trusted: bool = False,
+        opening: Sequence[Message] = (),
+    ) -> None:
+        self._connection, self._settings, self._equip = connection, settings, equip
+        self._target, self._is_trusted, self._opening = target, is_trusted, opening
+        self._log, self._name = SessionLog(log, name), name
+        self._outbox = Outbox(connection, settings.send_s, int(settings.send_mib * 2**20), f"kstream-send-{name}")
+        self._decoder = Decoder(settings.message, GADGET_FORMATS)
+        self._rules = SessionRules("gadget")
+        self._equipment = contextlib.ExitStack()
+        self._config: GadgetConfig | None = None
+        self._expand: Expand = lambda message, _: [message]
+        self._takes: type = Acquisition
+        self._runner: ThreadRunner | None = None
+        self._counters = Counters()
+        self._batch: list[Any] = []
+        self._batch_bytes = 0
+        self._n_taken = 0
+        self._n_passed = 0
+        self._failures: list[str] = []
+        self._private: frozenset[str] = frozenset()
+        self._ordered: KstreamError | None = None
+        self._begin = time.monotonic()
+        self._partial = (-1, 0.0)
+        self.error: KstreamError | None = None
+
+    @property
+    def is_computing(self) -> bool:
+        """True while its pipeline works, also after the end of the session: a step cannot be interrupted."""
+        return self._runner is not None and self._runner.is_alive
+
+    def run(self) -> str:
+        """Work until CLOSE, end of stream or error; gives the outcome in one word."""
+        token = SESSION.set(self._name)
+        try:
+            self._receive_all()
+            self._finish()
+        except KstreamError as raised:
+            self.error = raised
+        except OSError as raised:
+            self.error = PeerError(f"the connection broke: {raised}", where=self._place(), code="connection_broke")
+        except Exception as raised:  # noqa: BLE001 - no defect may end a scan without a word
+            self.error = StageError.of(raised, "the gadget")
+        try:
+            self._end(self.error)
+        finally:
+            SESSION.reset(token)
+        return "completed" if self.error is None else self.error.code
+
+    def interrupt(self, error: KstreamError) -> None:
+        """End the session from another thread, with `error` as the reason."""
+        self._ordered = self._ordered or error
+        self._connection.interrupt()
+        if self._runner is not None:
+            self._runner.abandon(error, seconds=0)
+
+    # ---- receiving ----
+
+    def _receive_all(self) -> None:
+        for message in self._opening:
+            self._check_and_take(message, time.monotonic_ns())
+        while not self._rules.is_closed:
+            view = self._decoder.space()
+            n_bytes = self._connection.receive_ready(view)
+            if n_bytes is None:
+                self._hand_over()
+                n_bytes = self._wait(view)
+            if not n_bytes:
+                raise self._end_of_stream()
+            received_ns = time.monotonic_ns()
+            for message in self._decoder.filled(n_bytes):
+                self._check_and_take(message, received_ns)
+            if self._decoder.error is not None:
+                raise self._decoder.error
+
+    def _wait(self, view: memoryview) -> int:
+        """Wait for bytes within the limit that holds now, and look after the pipeline meanwhile."""
+        limit, until = self._deadline()
+        while True:
+            if self._runner is not None and self._runner.error is not None:
+                raise self._runner.error
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise PeerError(
+                    f"Gadgetron sent nothing for too long, waiting for the {limit}",
+                    where=self._place(),
+                    likely="it hangs, or it speaks another protocol",
+                    code=f"{limit}_timeout",
+                )
+            with contextlib.suppress(TimeoutError):
+                return self._connection.receive_into(view, min(LOOK_S, left_s))
+
+    def _deadline(self) -> tuple[str, float]:
+        settings, now = self._settings, time.monotonic()
+        if self._runner is None:
+            return "handshake", self._begin + settings.handshake_s
+        if not self._decoder.pending:
+            return "idle", now + settings.idle_s
+        if self._partial[0] != self._decoder.n_messages:
+            self._partial = (self._decoder.n_messages, now)
+        return "message", self._partial[1] + settings.message_s
+
+    def _end_of_stream(self) -> KstreamError:
+        if self._ordered is not None:
+            return self._ordered
+        self._decoder.end()
+        if self._config is None:
+            return PeerError(
+                "Gadgetron closed the connection before it sent a configuration", code="closed_before_configuration"
+            )
+        return ProtocolError(
+            "the stream ended without CLOSE",
+            where=self._place(),
+            likely="Gadgetron was stopped or died",
+            code="ended_without_close",
+        )
+
+    def _check_and_take(self, message: Message, received_ns: int) -> None:
+        self._rules.check(message)
+        match message:
+            case Acquisition():
+                message.received_ns = received_ns
+                self._gather([message], message.data.nbytes + message.trajectory.nbytes)
+            case Opaque():
+                self._gather(self._expand(message, received_ns), len(message.payload))
+            case ConfigText(text=text):
+                self._configure(text)
+            case Header(xml=xml):
+                self._begin_measurement(xml)
+            case Text():
+                self._log.debug("Gadgetron wrote a text, which is not shown: it may name a patient")
+
+    def _gather(self, items: list[Any], n_bytes: int) -> None:
+        """Keep items for the pipeline, which takes them in batches."""
+        self._batch += items
+        self._batch_bytes += n_bytes + OVERHEAD_BYTES * len(items)
+        self._n_taken += sum(isinstance(item, self._takes) for item in items)
+        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_ITEMS:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._batch and self._runner is not None:
+            batch, n_bytes = self._batch, self._batch_bytes
+            self._batch, self._batch_bytes = [], 0
+            self._runner.put_all(batch, n_bytes)
+
+    # ---- configuration and pipeline ----
+
+    def _configure(self, text: str) -> None:
+        config = parse_config(text)
+        if not self._is_trusted:
+            given = [name for name in HOUSE if getattr(config, name) != getattr(GadgetConfig, name)]
+            if given:
+                raise ConfigError(
+                    f"{' and '.join(given)} cannot be chosen by whoever connects",
+                    where="<configuration> of the gadget",
+                    hint="they are options of kstream serve",
+                )
+        else:
+            limit = int(config.buffer_gib * 2**30)
+            self._decoder.limits = dataclasses.replace(self._decoder.limits, buffer_bytes=limit)
+        self._config = config
+
+    def _begin_measurement(self, xml: bytes) -> None:
+        self._private = frozenset(patient_words(xml))
+        REDACTION.add(self._private)
+        config = self._config or GadgetConfig()
+        target: Target = self._target or _target_of(config)
+        scan = parse_header(xml)
+        resolved = self._resolve(config, target, scan)
+        if target == "reconstruct":
+            resolved = resolved.model_copy(update={"segment": resolved.segment.model_copy(update={"model": ""})})
+        models = self._equipment.enter_context(self._equip(config)) if resolved.segment.model else None
+        network = models.segment_stage(resolved.segment) if models is not None else None
+        self._tell_missing(network)
+        crew = ThreadCrew()
+        pipeline: Pipeline
+        if target == "segment_images":
+            pipeline, self._expand = build_tail(scan, resolved, network), expand_images
+            self._takes = ImageArray
+        else:
+            measurement = build_pipeline(scan, resolved, network, crew)
+            pipeline, self._counters = measurement.pipeline, measurement.counters
+            self._expand = readouts_expander(scan)
+        self._runner = ThreadRunner(
+            pipeline,
+            self._deliver,
+            self._settings.queue,
+            capacity_bytes=int(self._settings.queue_mib * 2**20),
+            crew=crew,
+            name=f"kstream-pipeline-{self._name}",
+        )
+        self._log.info("%s with preset %s", target, config.preset or PRESETS[target])
+
+    def _resolve(self, config: GadgetConfig, target: Target, scan: Scan) -> Config:
+        """The configuration: what the gadget's says wins over user parameters of the header."""
+        preset = config.preset or PRESETS[target]
+        from_header = parameters.header_parameters(scan)
+        if self._is_trusted:
+            settings = tuple(f"{name}={value}" for name, value in config.settings.items())
+            resolved = resolve(preset, settings=settings, parameters=from_header)
+        else:
+            asked = from_header | dict(config.settings)
+            resolved = resolve(preset, settings=self._settings.settings, parameters=asked)
+        if resolved.overruled:
+            self._log.warning("decided otherwise here: %s", ", ".join(resolved.overruled)[:200])
+        return resolved.config
+
+    def _tell_missing(self, network: Segment | None) -> None:
+        if network is not None and network.failure is not None:
+            self._deliver(Notice("error", f"there will be no labels: {network.failure}"))
+
+    def _deliver(self, item: Any) -> None:
+        """Sink of the pipeline, in its thread."""
+        match item:
+            case Image():
+                self._outbox.put(encode_parts(item))
+                self._counters.images += 1
+            case Opaque() | Acquisition():
+                self._outbox.put(encode_parts(item))
+                self._n_passed += 1
+            case Delivered():
+                latency_ms = (time.monotonic_ns() - item.received_ns) / 1e6
+                text = "frame %d: %s handed over %.0f ms after its last readout"
+                self._log.info(text, item.frame, item.kind, latency_ms, extra={"frame": item.frame})
+            case Notice(level="error"):
+                self._failures.append(item.text)
+                self._log.error("%s", item.text)
+            case Notice():
+                self._log.log(logging.WARNING if item.level == "warning" else logging.INFO, "%s", item.text)
+
+    # ---- the end ----
+
+    def _finish(self) -> None:
+        """After CLOSE: what was taken becomes images, and a scan that lacks some fails."""
+        self._hand_over()
+        if self._runner is None:
+            return
+        self._runner.finish(self._settings.finish_s)
+        counters = self._counters
+        self._log.info(
+            "received %d, frames %d, images sent %d, passed on %d, dropped %d",
+            self._n_taken,
+            counters.frames,
+            counters.images,
+            self._n_passed,
+            counters.dropped,
+        )
+        if self._failures:
+            raise ScanError("\n".join(self._failures), where="see the images that were sent", code="with_errors")
+        if self._n_taken and not counters.images:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in counters.set_aside.items()) or "no frame was finished"
+            raise ScanError(f"no image was made of {self._n_taken} items: {reasons}", code="no_images")
+
+    def _end(self, error: KstreamError | None) -> None:
+        """Say the last words and close."""
+        is_gone = error is not None and error.code in GONE
+        if error is not None:
+            if self._runner is not None:  # a step cannot be interrupted; what it still makes is thrown away
+                self._runner.abandon(error, LAST_WORDS_S)
+            self._log.log(logging.INFO if self._config is None and is_gone else logging.ERROR, "%s", error)
+        last = [encode_parts(Error(str(error)))] if error is not None else []
+        last.append(encode_parts(Close()))
+        with contextlib.suppress(OSError, PeerError):
+            self._outbox.put([part for parts in last for part in parts], wait=False)
+        self._outbox.finish(LAST_WORDS_S if is_gone else self._settings.send_s)
+        self._connection.end_sending(LAST_WORDS_S if error is None or is_gone else DRAIN_S)
+        self._connection.close()
+        self._equipment.close()
+        REDACTION.remove(self._private)
+
+    def _place(self) -> str:
+        return f"after {self._n_taken} items"
+
+
+def _target_of(config: GadgetConfig) -> Target:
+    return next((target for target in PRESETS if target == config.target), "segment")
+
+
+# ---- launched by Gadgetron -------------------------------------------------------------------------------------------
+
+CHILD = ServerSettings(handshake_s=30.0, message_s=120.0, idle_s=86_400.0, send_s=60.0)
+"""Limits of a process that Gadgetron starts: a scan may pause for long; a Gadgetron that dies is seen otherwise."""
+
+
+def dial(port: int) -> Connection:
+    """Connect back to the Gadgetron that started this process.
+
+    Raises
+    ------
+    PeerError : nobody listens.
+    """
+    return connect("localhost", port, seconds=CHILD.handshake_s)
+
+
+def run_child(connection: Connection, target: Target, opening: Sequence[Message] = ()) -> int:
+    """Serve one scan in a process of its own; gives the exit code.
+
+    The process ends here if a step of the pipeline is still at work: nothing can interrupt it, and Python would wait.
+    """
+    from ..engines.memory import keep_large_blocks
+
+    keep_large_blocks()
+    set_up_logs("text", log_level())
+    sys.setswitchinterval(5e-4)  # see kstream/cli/serve.py
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="kstream-parent", daemon=True).start()
+    session = GadgetSession(connection, "gadget", CHILD, own_models, target=target, is_trusted=True, opening=opening)
+    session.run()
+    code = 0 if session.error is None else session.error.exit_code
+    if session.is_computing:
+        _leave(code)
+    return code
+
+
+def log_level() -> int:
+    """The level that Gadgetron's environment asks for; DEBUG, as Gadgetron has it, if it asks for none that we know."""
+    return logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL, "").upper(), logging.DEBUG)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent has ended, whatever it is doing.
+
+    A parent that dies closes its socket, which the session sees; but while it computes what nobody waits for any more,
+    only this tells a dead parent from one that has said CLOSE and waits.
+    """
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    log.error("Gadgetron has ended: so does its gadget")
+    _leave(PeerError.exit_code)
+
+
+def _leave(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)
+
+
+# ---- connected to by Gadgetron ---------------------------------------------------------------------------------------
+
+
+class GadgetDoor:
+    """Listens for Gadgetron's ``<connect>``, beside an MRD server and with the same models.
+
+    Gadgetron speaks no TLS: keep to loopback, or to a network of its own.
+
+    Parameters
+    ----------
+    hosts, port, settings, models : as of `MrdServer`; the number of sessions is counted for this door alone.
+    ended : called with the outcome of every session.
+
+    Raises
+    ------
+    PeerError : no address can be listened on.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        port: int,
+        settings: ServerSettings,
+        models: SegmentSource,
+        ended: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        from .server import listen
+
+        self._settings, self._models, self._ended = settings, models, ended
+        self._listeners = listen(hosts, port)
+        self._sessions: dict[threading.Thread, GadgetSession] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._orphans: list[GadgetSession] = []
+        self._numbers = itertools.count(1)
+        self._thread = threading.Thread(target=self._accept_all, name="kstream-gadget-door", daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._listeners[0].getsockname()[1])
+
+    def start(self) -> None:
+        """Accept in a thread of its own."""
+        self._thread.start()
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Accept no more; give running sessions `grace_s` to end, then end them with an error to their Gadgetron."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+        for listener in self._listeners:
+            listener.close()
+        self._join(grace_s)
+        for session in self._running():
+            session.interrupt(PeerError("the server was stopped", hint="send the scan again", code="server_stopped"))
+        self._join(5.0)
+
+    @property
+    def is_computing(self) -> bool:
+        """True while a pipeline works, even if its session has ended."""
+        return any(session.is_computing for session in (*self._orphans, *self._running()))
+
+    def _accept_all(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for listener in self._listeners:
+                selector.register(listener, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                for key, _ in selector.select(LOOK_S):
+                    self._accept(key.fileobj)  # type: ignore[arg-type]
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            raw, _ = listener.accept()
+        except OSError as error:  # too many open files, or a peer that was gone at once: others go on
+            log.error("a connection could not be accepted: %s", error)
+            self._stopping.wait(0.1)
+            return
+        with self._lock:
+            n_running = len(self._sessions)
+        if n_running >= self._settings.max_connections:
+            raw.close()
+            return
+        session = GadgetSession(
+            SocketConnection(raw),
+            f"g{next(self._numbers)}",
+            self._settings,
+            lambda _: contextlib.nullcontext(self._models),
+        )
+        if n_running >= self._settings.max_sessions:
+            session.interrupt(
+                PeerError(
+                    f"busy: {n_running} measurements run already",
+                    hint="try again later, or kstream serve --max-sessions N",
+                    code="busy",
+                )
+            )
+        thread = threading.Thread(target=self._serve, args=(session,), name="kstream-gadget", daemon=True)
+        with self._lock:
+            self._sessions[thread] = session
+        thread.start()
+
+    def _serve(self, session: GadgetSession) -> None:
+        try:
+            self._ended(session.run())
+        finally:
+            with self._lock:
+                self._sessions.pop(threading.current_thread(), None)
+                self._orphans = [orphan for orphan in (*self._orphans, session) if orphan.is_computing]
+
+    def _running(self) -> list[GadgetSession]:
+        with self._lock:
+            return list(self._sessions.values())
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            threads = list(self._sessions)
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kstream.serve.gadgetron import GadgetDoor
+from kstream.serve.settings import LOOPBACK, ServerSettings
+from kstream.serve.store import ModelStore
+from tests.gadgets.gadgetron_double import Gadgetron, Launch
+from tests.serve.test_store import bundle
+
+MakeDoor = Callable[..., GadgetDoor]
+
+
+@pytest.fixture
+def doors() -> Iterator[MakeDoor]:
+    """Makes doors for ``<connect>``; afterwards nothing of them is left."""
+    made: list[GadgetDoor] = []
+
+    def make(settings: ServerSettings | None = None, **options: object) -> GadgetDoor:
+        door = GadgetDoor(LOOPBACK[:1], 0, settings or ServerSettings(), ModelStore(), **options)  # type: ignore[arg-type]
+        door.start()
+        made.append(door)
+        return door
+
+    yield make
+    for door in made:
+        door.stop(5.0)
+    left = [t for t in threading.enumerate() if t.name.startswith("kstream")]
+    for thread in left:
+        thread.join(5)
+    assert not [t.name for t in left if t.is_alive()]
+
+
+@pytest.fixture
+def dialled(doors: MakeDoor) -> Iterator[Callable[..., Gadgetron]]:
+    """Gadgetrons that have dialled a door."""
+    made: list[Gadgetron] = []
+
+    def dial(settings: ServerSettings | None = None) -> Gadgetron:
+        made.append(Gadgetron.dial(doors(settings).port))
+        return made[-1]
+
+    yield dial
+    for gadgetron in made:
+        gadgetron.close()
+
+
+@pytest.fixture
+def launched() -> Iterator[Callable[..., Gadgetron]]:
+    """Gadgetrons that have started a child."""
+    made: list[Gadgetron] = []
+    started: list[Launch] = []
+
+    def launch(target: str = "segment", **options: object) -> Gadgetron:
+        started.append(Launch(target, **options))  # type: ignore[arg-type]
+        made.append(started[-1].accept())
+        return made[-1]
+
+    yield launch
+    for gadgetron in made:
+        gadgetron.close()
+    for launch_ in started:
+        with contextlib.suppress(OSError):
+            launch_.child.kill()
+        launch_.child.wait(10)
+        launch_.listener.close()
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny model."""
+    return bundle(tmp_path_factory.mktemp("bundles") / "toy", 1.0)
