@@ -84,7 +84,8 @@ def header_parameters(scan: Scan) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in scan.user_parameters.items():
         bare = name.removeprefix(HEADER_PREFIX)
-        setting = bare if "." in bare and bare != name else known.get(_plain(bare), "")
+        is_identifier = bare.isalnum()  # `trajectory_units` is the header's own word, not a setting
+        setting = bare if "." in bare and bare != name else known.get(_plain(bare), "") if is_identifier else ""
         if setting:
             found[setting] = json.dumps(value)
     return found

@@ -173,9 +173,9 @@ class _Exchange:
         KstreamError : whichever side failed first, in our words.
         """
         with ThreadPoolExecutor(2, "kstream-replay") as pool:
-            receiving = pool.submit(self._receive)
-            sending = pool.submit(send)
             try:
+                receiving = pool.submit(self._receive)
+                sending = pool.submit(send)
                 self._watch(sending, receiving, progress)
             finally:  # also for KeyboardInterrupt: both threads wake up and end
                 self._is_over.set()

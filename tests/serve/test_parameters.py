@@ -62,5 +62,7 @@ def test_header_may_carry_settings_under_our_prefix() -> None:
     scan = StackOfStars().scan()
     from dataclasses import replace
 
-    with_settings = replace(scan, user_parameters={"kstream.coils.crop": 0.5, "other": 3, "n_frames": 3})
-    assert header_parameters(with_settings) == {"coils.crop": "0.5"}
+    with_settings = replace(
+        scan, user_parameters={"kstream.coils.crop": 0.5, "other": 3, "trajectory_units": "x", "coilsMethod": "rss"}
+    )
+    assert header_parameters(with_settings) == {"coils.crop": "0.5", "coils.method": '"rss"'}
