@@ -79,7 +79,9 @@ class FramesConfig(Section):
     n_frames: int = Field(0, ge=0, le=4096, description="frames of a windowed scan; 0: the header's n_frames")
     readouts_per_frame: int = Field(0, ge=0, description="readouts that fill a frame; 0: the encoding limits")
     close_after: int = Field(
-        0, ge=0, description="later readouts after which a frame that lacks some ends; 0: the end of the scan"
+        -1,
+        ge=-1,
+        description="readouts of later frames that end a frame which lacks some; -1: a frame's worth; 0: the scan's end",
     )
     share: int = Field(1, ge=1, le=64, description="frames that one output spans (sliding window); 1: each its own")
 
@@ -244,8 +246,7 @@ def resolve(
     if file is not None:
         layers.append((f"file {file.name}", _read_toml(file)))
     if parameters:
-        _check_client_model(str(parse_value(str(parameters.get("segment.model", "")))))
-        layers.append(("client", _from_settings(f"{key}={value}" for key, value in parameters.items())))
+        layers.append(("client", _from_client(parameters)))
     layers.append(("--set", _from_settings(settings)))
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
@@ -332,10 +333,21 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     return " ".join([kind, *bounds])
 
 
-def _check_client_model(name: str) -> None:
-    """A client may choose a shipped model by name, never a folder of this machine."""
-    if any(character in name for character in "/\\.~"):
+def _from_client(parameters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a stranger sent: names must be settings to the letter, and a model is a shipped one, never a folder."""
+    layer: dict[str, dict[str, Any]] = {}
+    names = setting_names()
+    for name, value in parameters.items():
+        if name not in names:
+            raise ConfigError(
+                f"there is no setting {name[:80]!r}", where="client", hint=did_you_mean(name[:80], names, SHOW)
+            )
+        section, _, key = name.partition(".")
+        layer.setdefault(section, {})[key] = parse_value(str(value))
+    model = str(layer.get("segment", {}).get("model", ""))
+    if any(character in model for character in "/\\.~"):
         raise ConfigError("a client may name a model, not a path", where="segment.model", hint="kstream models list")
+    return layer
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

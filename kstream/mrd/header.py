@@ -110,7 +110,21 @@ def parse_header(xml: bytes) -> Scan:
     )
 
 
-_PRIVATE = {"subjectInformation", "accessionNumber", "referringPhysicianName", "studyDescription", "studyID"}
+_PRIVATE = {
+    "subjectInformation",
+    "accessionNumber",
+    "referringPhysicianName",
+    "studyDescription",
+    "studyID",
+    "studyDate",
+    "studyTime",
+    "studyInstanceUID",
+    "seriesDate",
+    "seriesTime",
+    "seriesInstanceUIDRoot",
+    "frameOfReferenceUID",
+    "referencedImageSequence",
+}
 
 
 def patient_words(xml: bytes) -> set[str]:
@@ -127,7 +141,7 @@ def patient_words(xml: bytes) -> set[str]:
         if element.tag.rpartition("}")[2] in _PRIVATE:
             texts = [(inner.text or "").strip() for inner in element.iter()]
             words.update(part for text in texts for part in (text, *text.replace("^", " ").split()))
-    return {word for word in words if len(word) > 2 or (word.isdigit() and len(word) > 1)}
+    return {word for word in words if len(word) > 1}
 
 
 def build_header(scan: Scan, *, patient_free: bool = True, patient_position: str = "HFS") -> bytes:

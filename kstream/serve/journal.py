@@ -201,13 +201,17 @@ class SessionJournal:
             self._fail(_explained(error))
             return None, None
         try:
-            syncer = threading.Thread(
-                target=self._sync, args=(file.duplicate(),), name="kstream-journal-sync", daemon=True
-            )
+            duplicate = file.duplicate()
         except OSError as error:
             self._fail(_explained(error))
             return file, None
-        syncer.start()
+        syncer = threading.Thread(target=self._sync, args=(duplicate,), name="kstream-journal-sync", daemon=True)
+        try:
+            syncer.start()
+        except RuntimeError as error:  # the machine gives no more threads
+            duplicate.close()
+            self._fail(str(error))
+            return file, None
         return file, syncer
 
     def _seal(self, file: JournalFile, end: _End, syncer: threading.Thread | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from collections import Counter
@@ -36,8 +37,8 @@ class Redaction:
         """Replace the words, and escape control characters; our own line breaks before an indent stay."""
         with self._lock:
             words = sorted(self._words, key=len, reverse=True)
-        for word in words:
-            text = text.replace(word, REDACTED)
+        for word in words:  # short ones only where they stand alone: a weight of 70 kg is not in "170 readouts"
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)" if len(word) <= 3 else re.escape(word), REDACTED, text)
         return "\n  ".join(_escape(line) for line in text.split("\n  "))
 
 

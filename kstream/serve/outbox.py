@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import PeerError
+from ..errors import KstreamError, PeerError
+from ..stream import StageError
 from ..stream.queue import BoundedQueue
 from .connection import Buffer, Connection
+
+
+TURN_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Outbox:
         self._connection, self._send_s = connection, send_s
         self._queue: BoundedQueue[_Outgoing] = BoundedQueue(1 << 20, max_bytes)
         self.n_bytes = 0
+        self._until = math.inf
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -61,23 +67,35 @@ class Outbox:
         self._queue.put(_Outgoing(parts, sent), _size(parts), wait)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was put has been sent or given up; False if it took longer."""
+        """Wait until all that was put has been sent; False if sending failed or took longer than that."""
         done = threading.Event()
-        with contextlib.suppress(PeerError):
+        with contextlib.suppress(KstreamError):
             self.put([], lambda _: done.set(), wait=False)
-            deadline = time.monotonic() + seconds
-            while self.error is None and time.monotonic() < deadline:
-                if done.wait(0.05):
-                    return True
-        return False
+            self._wait(done.wait, done.is_set, seconds)
+        return done.is_set() and self.error is None
 
-    def finish(self, seconds: float) -> None:
-        """Send what waits, for at most `seconds`, and end the thread."""
+    def finish(self, seconds: float) -> bool:
+        """Send what waits and end the thread; False if sending failed or took longer than `seconds`.
+
+        Each message has its own time, and only a client that lets it pass, or all together take longer than
+        `seconds`, loses what was made for it.
+        """
         self._queue.close()
-        self._thread.join(seconds)
+        self._wait(self._thread.join, lambda: not self._thread.is_alive(), seconds)
         if self._thread.is_alive():
             self._queue.break_off(PeerError("the client did not take the last messages", code="send_timeout"))
             self._connection.abort()
+            self._thread.join(TURN_S)
+        return self.error is None
+
+    def hurry(self, seconds: float) -> None:
+        """From another thread: whoever waits in `flush` or `finish` waits no longer than this from now on."""
+        self._until = time.monotonic() + seconds
+
+    def _wait(self, turn: Callable[[float], object], is_over: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_over() and self.error is None and time.monotonic() < min(deadline, self._until):
+            turn(TURN_S)
 
     @property
     def error(self) -> BaseException | None:
@@ -105,8 +123,16 @@ class Outbox:
                 )
                 return
             self.n_bytes += _size(outgoing.parts)
-            if outgoing.sent is not None:
-                outgoing.sent(first_ns)
+            if outgoing.sent is not None and not self._called(outgoing.sent, first_ns):
+                return
+
+    def _called(self, sent: Callable[[int], None], first_ns: int) -> bool:
+        try:
+            sent(first_ns)
+        except Exception as error:  # noqa: BLE001 - a dead sender would block the pipeline for ever
+            self._queue.break_off(StageError.of(error, "taking note of what was sent"))
+            return False
+        return True
 
 
 def _size(parts: Sequence[Buffer]) -> int:

@@ -38,6 +38,9 @@ from .texts import PREFIX, line
 
 log = logging.getLogger("kstream.serve")
 
+LAST_WORDS_S = 1.0
+"""For the client of a session that is ended by force to take what waits for it."""
+
 BATCH_BYTES, BATCH_ITEMS = 1 << 20, 64
 """Most that is held back from the pipeline while more is there to read."""
 
@@ -108,6 +111,7 @@ class ServerSession:
         self._pipeline: ThreadRunner | None = None
         self._has_told_error = False
         self.error: KstreamError | None = None
+        self._has_close = False
         self._ordered: KstreamError | None = None
         self._begin = time.monotonic()
         self._partial = (-1, 0.0)  # number of the unfinished message, and since when its rest is awaited
@@ -163,6 +167,7 @@ class ServerSession:
     def force(self, error: KstreamError) -> None:
         """End the session now: whoever waits in it is woken with an error."""
         self.interrupt(error)
+        self._outbox.hurry(LAST_WORDS_S)
         if self._pipeline is not None:
             self._pipeline.abandon(error, seconds=0)
 
@@ -170,6 +175,8 @@ class ServerSession:
 
     def _receive_all(self) -> None:
         while True:
+            if self._ordered is not None:  # a sender that never lets us wait would not see the end of receiving
+                raise self._ordered
             view = self._decoder.space()
             n_bytes = self._connection.receive_ready(view)
             if n_bytes is None:
@@ -185,6 +192,7 @@ class ServerSession:
             for message in self._decoder.filled(n_bytes):
                 self._rules.check(message)
                 if isinstance(message, Close):
+                    self._has_close = True
                     return
                 self._take(message, received_ns)
             if self._decoder.error is not None:
@@ -402,9 +410,7 @@ class ServerSession:
             return
         match item:
             case Image():
-                self._send(item, self._note_first_image)
-                measurement.counters.images += 1
-                self._metrics.images.inc()
+                self._send(item, lambda first_ns: self._count_image(first_ns, measurement))
             case Delivered():
                 self._outbox.put([], lambda _: self._delivered(item, measurement))
             case Notice():
@@ -413,8 +419,11 @@ class ServerSession:
                 self._metrics.frames.inc()
                 self._mark(f"last readout of frame {item.frame}", item.received_ns)
 
-    def _note_first_image(self, first_ns: int) -> None:
+    def _count_image(self, first_ns: int, measurement: Measurement) -> None:
+        """An image has been sent; in the sending thread."""
         self._state.first_image_ns = self._state.first_image_ns or first_ns
+        measurement.counters.images += 1
+        self._metrics.images.inc()
 
     def _delivered(self, item: Delivered, measurement: Measurement) -> None:
         """All images of a frame and kind are sent; in the sending thread."""
@@ -427,7 +436,7 @@ class ServerSession:
         self._mark(f"{item.kind} of frame {item.frame}")
         text = f"frame {item.frame}: {item.kind} sent {latency_ms:.0f} ms after its last readout"
         self._log.info("%s (first byte after %.0f ms)", text, first_ms, extra={"frame": item.frame})
-        with contextlib.suppress(PeerError):
+        with contextlib.suppress(KstreamError):
             self._send(line(text), wait=False)
 
     def _count_latency(self, acquisition: Acquisition) -> None:
@@ -454,21 +463,25 @@ class ServerSession:
         self._summarise()
 
     def _end(self, error: KstreamError | None) -> str:
-        """Say the last words, close, and count."""
+        """Say the last words, close, and count; whatever fails on the way, the rest still happens."""
         outcome = "completed" if self._state.measurement is not None else "probe"
-        if self._has_told_error:
-            outcome = "with_errors"
-        if error is not None:
-            outcome = error.code
-            self._fail(error)
-        if self._state.runner is not None:
-            self._state.runner.abandon()
-        self._release()
-        self._close_connection()
-        if self._journal is not None:
-            self._close_journal(self._journal, error)
-        self._count(outcome)
-        REDACTION.remove(self._state.private)
+        with contextlib.ExitStack() as last:
+            last.callback(REDACTION.remove, self._state.private)
+            last.callback(self._close_journal, error)
+            last.callback(self._connection.close)
+            if error is not None:
+                outcome = error.code
+                self._fail(error)
+            if self._state.runner is not None:
+                self._state.runner.abandon()
+            self._release()
+            failure = self._close_sending()
+            if error is None and failure is not None:
+                outcome = failure.code
+                self._log.error("%s", failure, extra={"code": outcome})
+            elif error is None and self._has_told_error:
+                outcome = "with_errors"
+            self._count(outcome)
         return outcome
 
     def _fail(self, error: KstreamError) -> None:
@@ -481,7 +494,7 @@ class ServerSession:
                 runner.finish(self._settings.finish_s if self._ordered is None else self._settings.send_s)
         level = logging.INFO if error.code in QUIET else logging.ERROR
         self._log.log(level, "%s", error, extra={"code": error.code})
-        with contextlib.suppress(OSError, PeerError):
+        with contextlib.suppress(OSError, KstreamError):
             self._send(line(PREFIX["error"] + str(error)))
             self._summarise(has_failed=True)
 
@@ -489,7 +502,7 @@ class ServerSession:
         measurement, resolved = self._state.measurement, self._state.resolved
         if measurement is None or resolved is None:
             return
-        self._outbox.flush(self._settings.send_s)
+        self._outbox.flush(self._settings.finish_s)
         counters = measurement.counters
         if not counters.images and not has_failed:
             reasons = ", ".join(f"{n} {reason}" for reason, n in counters.set_aside.items()) or "no frame was finished"
@@ -503,12 +516,14 @@ class ServerSession:
             latency, first = self._readout_latency, self._state.first_byte_ms
             self._send(line(summary_text(measurement, resolved, latency, first, list(self._timeline))))
 
-    def _close_connection(self) -> None:
-        with contextlib.suppress(OSError, PeerError):
+    def _close_sending(self) -> KstreamError | None:
+        """CLOSE after all that waits; gives what kept the client from getting it."""
+        with contextlib.suppress(OSError, KstreamError):
             self._send(Close())
-        self._outbox.finish(self._settings.send_s)
+        self._outbox.finish(self._settings.finish_s)
         self._connection.end_sending()
-        self._connection.close()
+        failure = self._outbox.error
+        return failure if isinstance(failure, KstreamError) else None
 
     def _count(self, outcome: str) -> None:
         self._metrics.sessions.labels(outcome).inc()
@@ -528,8 +543,12 @@ class ServerSession:
             self._metrics.recording_failures.inc()
             self._tell(Notice("warning", f"the recording stopped, the scan goes on: {journal.failure}"))
 
-    def _close_journal(self, journal: SessionJournal, error: KstreamError | None) -> None:
-        journal.close(error is None, "" if error is None else error.what)
+    def _close_journal(self, error: KstreamError | None) -> None:
+        """Complete means that the client said CLOSE, whatever became of the scan."""
+        journal = self._journal
+        if journal is None:
+            return
+        journal.close(self._has_close, "" if error is None else error.what)
         if journal.failure is not None:  # at the very end: there is no client left to tell
             self._metrics.recording_failures.inc()
             self._log.warning("%s", journal.failure)

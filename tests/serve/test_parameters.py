@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from kstream.errors import ProtocolError
+from kstream.config import resolve
+from kstream.errors import ConfigError, ProtocolError
 from kstream.serve.parameters import header_parameters, json_object, parameters_of, parse_config_text, preset_of
 from tests.scans import StackOfStars
 
@@ -66,3 +67,17 @@ def test_header_may_carry_settings_under_our_prefix() -> None:
         scan, user_parameters={"kstream.coils.crop": 0.5, "other": 3, "trajectory_units": "x", "coilsMethod": "rss"}
     )
     assert header_parameters(with_settings) == {"coils.crop": "0.5", "coils.method": '"rss"'}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"segment.model": '"/etc/evil"'},
+        {" segment.model": '"/etc/evil"'},
+        {'segment.model="/etc/evil" #': "1"},
+        {"segment.model": '"/etc/evil" #'},
+    ],
+)
+def test_no_spelling_lets_a_client_name_a_folder(parameters: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"not a path|no setting"):
+        resolve("breast-dce", parameters=parameters)
