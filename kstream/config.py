@@ -81,7 +81,7 @@ class FramesConfig(Section):
     close_after: int = Field(
         -1,
         ge=-1,
-        description="readouts of later frames that end a frame which lacks some; -1: a frame's worth; 0: the scan's end",
+        description="later readouts that end a frame which lacks some; -1: a frame's worth; 0: the scan's end",
     )
     share: int = Field(1, ge=1, le=64, description="frames that one output spans (sliding window); 1: each its own")
 

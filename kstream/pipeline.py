@@ -24,7 +24,7 @@ from .recon.compression import CompressCoils
 from .recon.contrast import SubtractContrast
 from .recon.density import AnglePlan
 from .recon.partial_fourier import FillPartialFourier
-from .recon.sampling import Sampling
+from .recon.sampling import Sampling, kz_positions
 from .recon.sharing import ShareFrames
 from .recon.stages import GridReadouts, ToImageSpace
 from .stream import Pipeline, Stage
@@ -89,7 +89,8 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
         FrameReadouts(scan, plan, counters, config.frames.close_after),
     ]
     if config.coils.compress:
-        stages.append(CompressCoils(config.coils.compress, _readouts_of_all_directions(scan, plan)))
+        centre = int(np.abs(kz_positions(scan, plan.n_partitions)).argmin())
+        stages.append(CompressCoils(config.coils.compress, _readouts_of_all_directions(scan, plan), centre))
         scan = replace(scan, n_coils=min(scan.n_coils, config.coils.compress))
     stages += _combining(scan, config, plan, crew)
     if config.partial_fourier.method != "zero":
@@ -116,37 +117,20 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
     aspect = scan.recon_fov_mm[1] / scan.recon_fov_mm[0]
     angle_plan = AnglePlan(planned if gridding.angles == "gaps" else None, plan.n_averages, aspect)
     sampling = Sampling(scan, plan.readouts_per_plane, plan.n_partitions, plan.n_averages, gridding.density, angle_plan)
+    _check_combination(scan, config)
     if config.iterative.method != "off":
         return [_iterating(config, config.iterative.method, sampling)]
     if not _is_zero_wait(scan, config):
         return [
             GridReadouts(sampling, gridding.oversampling, gridding.width, gridding.memory_gib),
-            CombineCoils(
-                coils.method,
-                coils.calibration_frame,
-                coils.calibration_size,
-                coils.kernel,
-                coils.threshold,
-                coils.crop,
-                coils.map_size,
-                coils.iterations,
-            ),
+            CombineCoils(coils.method, coils.calibration_frame, _espirit(config)),
         ]
-    espirit = EspiritSettings(
-        coils.calibration_size,
-        coils.kernel,
-        coils.threshold,
-        coils.crop,
-        coils.map_size,
-        coils.iterations,
-        coils.weighting,
-    )
     # The first spokes of a golden-angle frame cover all directions; those of a uniform frame only when it is full.
     n_calibration = coils.calibration_spokes if scan.trajectory == "goldenangle" else 0
     return [
         CombineSpokes(
             sampling,
-            espirit,
+            _espirit(config),
             coils.calibration_frame,
             n_calibration,
             gridding.memory_gib,
@@ -156,16 +140,29 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
     ]
 
 
+def _espirit(config: Config) -> EspiritSettings:
+    coils = config.coils
+    return EspiritSettings(
+        coils.calibration_size,
+        coils.kernel,
+        coils.threshold,
+        coils.crop,
+        coils.map_size,
+        coils.iterations,
+        coils.weighting,
+    )
+
+
 def _iterating(config: Config, method: iterative.Method, sampling: Sampling) -> Stage:
     """One step from readouts to combined k-space of an iterated image."""
     coils, steps = config.coils, config.iterative
-    espirit = (coils.calibration_size, coils.kernel, coils.threshold, coils.crop, coils.map_size, coils.iterations)
+    espirit = _espirit(config)
     settings = iterative.IterativeSettings(
         steps.iterations, steps.tolerance, steps.l2, method, steps.weight, steps.density
     )
 
     def maps_of(images: Complex) -> Complex:
-        return volume_maps(images, *espirit) if len(images) > 1 else np.ones_like(images)
+        return volume_maps(images, espirit) if len(images) > 1 else np.ones_like(images)
 
     return iterative.ReconstructIteratively(
         sampling, maps_of, coils.calibration_frame, settings, config.gridding.memory_gib
@@ -178,29 +175,51 @@ def _spoke_order(config: Config) -> SpokeOrder:
 
 
 def _readouts_of_all_directions(scan: Scan, plan: FramePlan) -> int:
-    """Readouts after which the energy of every coil has been seen: a few golden angles, or else a whole frame."""
-    few = 16 * plan.n_partitions * plan.n_averages
-    return min(few, plan.n_expected) if scan.trajectory == "goldenangle" else plan.n_expected
+    """Readouts of one plane after which every coil's energy has been seen: a few golden angles, or a whole frame."""
+    whole = max(int(plan.readouts_per_plane), 1)
+    return min(16 * plan.n_averages, whole) if scan.trajectory == "goldenangle" else whole
 
 
 def _is_zero_wait(scan: Scan, config: Config) -> bool:
     """Spokes of several coils that share the maps of one frame can be combined while they come."""
-    if config.gridding.method == "coil-grids":
-        return False
+    return config.gridding.method != "coil-grids" and not _against_zero_wait(scan, config)
+
+
+def _against_zero_wait(scan: Scan, config: Config) -> list[str]:
+    """Why spokes cannot be combined while they come."""
     reasons = {
+        "images are iterated": config.iterative.method != "off",
         "the trajectory is not radial": scan.trajectory not in ("radial", "goldenangle"),
         "coils.method is rss": config.coils.method == "rss",
         "every frame calibrates its own maps": config.coils.calibration_frame < 0,
         "there is one coil": scan.n_coils == 1,
     }
-    against = [reason for reason, applies in reasons.items() if applies]
-    if against and config.gridding.method == "zero-wait":
+    return [reason for reason, applies in reasons.items() if applies]
+
+
+def _check_combination(scan: Scan, config: Config) -> None:
+    """Refuse settings that contradict each other: one of them would have no effect."""
+    gridding, against, where = config.gridding, _against_zero_wait(scan, config), "header and configuration"
+    if config.iterative.method != "off" and config.coils.method == "rss":
+        raise ScanError(
+            "an iterated image needs coil maps, and coils.method is rss",
+            where="configuration",
+            hint="--set coils.method=espirit, or --set iterative.method=off",
+        )
+    if gridding.method == "zero-wait" and against:
         raise ScanError(
             f"zero-wait combination is not possible: {', '.join(against)}",
-            where="header and configuration",
+            where=where,
             hint="--set gridding.method=auto",
         )
-    return not against
+    if gridding.device != "cpu" and not _is_zero_wait(scan, config):
+        why = ", ".join(against) or "gridding.method is coil-grids"
+        raise ScanError(
+            f"gridding.device is {gridding.device}, but only zero-wait combination has it, and here it is not "
+            f"possible: {why}",
+            where=where,
+            hint="--set gridding.device=cpu",
+        )
 
 
 def _check_plane(scan: Scan, config: Config) -> None:

@@ -9,6 +9,7 @@ from kstream.errors import ScanError
 from kstream.mrd.messages import Image
 from kstream.pipeline import build_pipeline
 from kstream.readouts.whitening import noise_covariance, whitening_matrix
+from kstream.recon.calibration import EspiritSettings
 from kstream.recon.coils import combine, volume_maps
 from kstream.recon.density import angle_gaps_rad, polar_weights, readout_angle_rad
 from kstream.recon.fourier import dft_matrix, to_image
@@ -79,7 +80,7 @@ def batch_coil_images(exam: BreastExam, frame: int) -> Complex:
 @pytest.mark.parametrize("frame", [0, 2])
 def test_combined_image_is_the_batch_adjoint_nufft(exam: BreastExam, frame: int) -> None:
     pre = batch_coil_images(exam, 0)
-    maps = volume_maps(pre, 24, 6, 0.02, 0.8, 64, 100)
+    maps = volume_maps(pre, EspiritSettings(24, 6, 0.02, 0.8, 64, 100))
     batch = np.abs(combine(batch_coil_images(exam, frame), maps))
     streamed = volumes(run(exam, exam.acquisitions, "gridding.angles=gaps"))[frame]
     assert np.linalg.norm(streamed - batch) < 1e-3 * np.linalg.norm(batch)
@@ -187,7 +188,7 @@ def test_preset_of_another_trajectory_is_refused(exam: BreastExam) -> None:
 
 
 def test_frames_that_never_fill_are_stopped_before_they_fill_the_memory(exam: BreastExam) -> None:
-    config = resolve("breast-dce-recon", settings=["gridding.memory_gib=0.0035"]).config
+    config = resolve("breast-dce-recon", settings=["gridding.memory_gib=0.0033"]).config
     pipeline = build_pipeline(exam.scan, config).pipeline
     with pytest.raises(ScanError, match="open frames"):
         run_inline(pipeline, fresh(exam.acquisitions[:: PROTOCOL.n_spokes]))

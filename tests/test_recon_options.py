@@ -1,15 +1,18 @@
 """Options of the reconstruction on one small simulated exam, from acquisitions to images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kstream.config import resolve
+from kstream.errors import ScanError
 from kstream.mrd.messages import Image
 from kstream.pipeline import build_pipeline
 from kstream.simulate.exam import BreastExam, simulate_breast_exam
 from kstream.simulate.protocol import BreastProtocol
 from kstream.stream.runners import run_inline
-from kstream.types import Acquisition, AcquisitionFlag, Complex, FrameEnd, Notice
+from kstream.types import Acquisition, AcquisitionFlag, Complex, EncodingLimit, FrameEnd, Notice
 
 SETTINGS = {"matrix": 40, "n_slices": 9, "n_spokes": 21, "n_coils": 5, "n_lesions": 1}
 PROTOCOL = BreastProtocol(**SETTINGS)  # type: ignore[arg-type]
@@ -111,3 +114,49 @@ def test_dead_coil_leaves_finite_images(exam: BreastExam) -> None:
     assert "without any signal in the first 32 readouts: 3" in told(items)
     assert np.isfinite(volumes(items)).all()
     assert difference(volumes(items), volumes(run(exam))) < 0.6
+
+
+@pytest.mark.parametrize(
+    "path", ["gridding.method=zero-wait", "gridding.method=coil-grids", "iterative.method=cg-sense"]
+)
+def test_soft_weighting_reaches_every_way_of_combination(exam: BreastExam, path: str) -> None:
+    few = ("iterative.iterations=2", path)
+    assert difference(volumes(run(exam, *few, "coils.weighting=soft")), volumes(run(exam, *few))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("iterative.method=cg-sense", "coils.method=rss"), "needs coil maps"),
+        (("iterative.method=cg-sense", "gridding.method=zero-wait"), "images are iterated"),
+        (("iterative.method=cg-sense", "gridding.device=cuda"), "images are iterated"),
+        (("gridding.method=coil-grids", "gridding.device=cuda"), "coil-grids"),
+        (("coils.method=rss", "gridding.device=cuda"), "coils.method is rss"),
+        (("coils.method=rss", "gridding.method=zero-wait"), "coils.method is rss"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    exam: BreastExam, settings: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(ScanError, match=reason):
+        build_pipeline(exam.scan, resolve("breast-dce-recon", settings=settings).config)
+
+
+@pytest.mark.parametrize("method", ["off", "cg-sense"])
+def test_coil_images_too_large_for_the_memory_are_refused_before_anything_is_allocated(
+    exam: BreastExam, method: str
+) -> None:
+    limits = {**exam.scan.limits, "kspace_encode_step_2": EncodingLimit(0, 511, 256)}
+    scan = replace(exam.scan, recon_matrix=(2048, 2048, 512), n_coils=32, limits=limits)
+    with pytest.raises(ScanError, match="GiB"):
+        build_pipeline(scan, resolve("breast-dce-recon", settings=(f"iterative.method={method}",)).config)
+
+
+def test_one_readout_that_never_comes_does_not_hold_up_the_images(exam: BreastExam) -> None:
+    lost = next(i for i, a in enumerate(exam.acquisitions) if a.counter("kspace_encode_step_1") == 3)
+    kept = [a for i, a in enumerate(exam.acquisitions) if i != lost]
+    pipeline = build_pipeline(exam.scan, resolve("breast-dce-recon").config).pipeline
+    early = [item for acquisition in kept for item in pipeline.push(acquisition)]
+    assert {int(i.header["repetition"]) for i in early if isinstance(i, Image)} == {0, 1, 2}
+    assert "coil maps from 146 of 147 calibration readouts" in told(early)
+    assert not any(isinstance(i, Image) for i in pipeline.finish())

@@ -60,7 +60,9 @@ def _line(found: Recovered, is_removed: bool, remove: bool) -> str:
     if found.bytes_lost:
         lines.append(f"  {found.bytes_lost} bytes lost: they belong to no whole message")
     if found.n_other:
-        lines.append(f"  {found.n_other} images and texts stay in the journal: a recording has no place for them")
+        lines.append(
+            f"  {found.n_other} other messages stay in the journal: a recording has no place for images and texts"
+        )
     if remove:
         lines.append("  journal removed" if is_removed else "  journal kept")
     return "\n".join(lines)

@@ -67,15 +67,16 @@ def command(
     import threading
 
     from ..config import resolve
+    from ..engines.memory import share_arenas
     from ..errors import ConfigError
     from ..mrd.codec import Limits
-    from ..recon import kernels
     from ..serve import logs
     from ..serve.connection import server_tls
     from ..serve.server import MrdServer
     from ..serve.settings import LOOPBACK, ServerSettings
     from ..serve.workers import ModelWorkers, WorkerSettings
 
+    share_arenas()
     logs.set_up(log_format, logging.DEBUG if verbose else logging.INFO)
     settings = ServerSettings(
         handshake_s=handshake_s,
@@ -115,7 +116,7 @@ def command(
     if record is not None:
         record.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=_seal_leftovers, args=(record,), name="kstream-leftovers", daemon=True).start()
-    threading.Thread(target=kernels.warm_up, name="kstream-warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, name="kstream-warm-up", daemon=True).start()
     server = MrdServer(host or LOOPBACK, port, settings, models, secured)
     door = _gadget_door(host or LOOPBACK, gadgetron_port, server, models)
     _watch_workers(server, models)
@@ -131,6 +132,16 @@ def _keys(client: Path | None, worker: Path | None) -> Keys | None:
     if client is None or worker is None:
         raise ConfigError("--worker-key and --worker-public go together", hint="kstream worker --make-keys FOLDER")
     return Keys(client, worker)
+
+
+def _warm_up() -> None:
+    """What a first session needs and listening does not: the pipeline's modules, and its compiled loops."""
+    from ..recon import kernels
+    from ..serve import session
+
+    log = session.log
+    kernels.warm_up()
+    log.debug("the pipeline is warm")
 
 
 def _seal_leftovers(folder: Path) -> None:
@@ -149,15 +160,12 @@ def _seal_leftovers(folder: Path) -> None:
 
 
 def _gadget_door(hosts: Sequence[str], port: int | None, server: MrdServer, models: ModelWorkers) -> GadgetDoor | None:
-    """The door for Gadgetron, if it is wanted; its sessions are counted with those of the server."""
+    """The door for Gadgetron, if it is wanted."""
     if port is None:
         return None
     from ..serve.gadgetron import GadgetDoor
 
-    def count(outcome: str) -> None:
-        server.metrics.sessions.labels(outcome).inc()
-
-    return GadgetDoor(hosts, port, server.settings, models, count)
+    return GadgetDoor(hosts, port, server, models)
 
 
 def _watch_workers(server: MrdServer, models: ModelWorkers) -> None:

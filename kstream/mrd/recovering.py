@@ -16,15 +16,19 @@ from typing import Literal, Self
 
 from ..errors import ProtocolError, RecordingError
 from ..types import Acquisition, Scan
-from .codec import Decoder, Limits
+from .buffers import GADGET_FORMATS
+from .codec import FORMATS, Decoder, Limits
 from .header import parse_header
 from .journal import PART, SUFFIX, JournalReader, is_being_written, is_journal
-from .messages import ConfigFile, ConfigText, Header, Image, Message, Text, Waveform
+from .messages import Close, ConfigFile, ConfigText, Header, Image, Message, Opaque, Text, Waveform
 from .recording import BLOCK, Recording, RecordingWriter
 from .session import Session
 
 BLOCK_BYTES = 64 * 2**20
 """A block of acquisitions is written once it holds as much, or ``BLOCK`` of them."""
+
+HANDSHAKE = (ConfigFile, ConfigText, Header, Close)
+"""Messages of every session, which are no data."""
 
 Status = Literal["complete", "incomplete", "empty", "exists", "in use", "failed"]
 
@@ -36,15 +40,17 @@ class JournalMessages:
 
     Attributes
     ----------
+    n_bulk : buckets, buffers and image arrays of Gadgetron, which are only counted.
     incomplete : why CLOSE never came, known after the last message; empty if it came.
     bytes_lost : bytes of session and file that belong to no whole message, known after the last message.
     """
 
     def __init__(self, reader: JournalReader) -> None:
         self._reader = reader
-        self._decoder = Decoder(_limits(reader.path.stat().st_size))
+        self._decoder = Decoder(_limits(reader.path.stat().st_size), GADGET_FORMATS | FORMATS)
         self._rules = Session("server")
         self._n_decoded = 0
+        self.n_bulk = 0
         self.incomplete = ""
         self.bytes_lost = 0
 
@@ -70,6 +76,9 @@ class JournalMessages:
             payload = payload[n_bytes:]
             self._n_decoded += n_bytes
             for message in self._decoder.filled(n_bytes):
+                if isinstance(message, Opaque):
+                    self.n_bulk += 1
+                    continue
                 self._rules.check(message)
                 if isinstance(message, Acquisition):
                     message.received_ns = max(1, elapsed_ns)  # 0 says that it never crossed a socket
@@ -155,7 +164,8 @@ class Recovered:
         `output` was there before and was not touched; ``in use``: a living server writes the journal; ``failed``: it
         is no journal, or the output could not be written.
     reason : why it is not complete; empty if it is.
-    n_other : images, queries and texts, which a recording has no place for (except parameters).
+    n_other : images, queries, texts and what Gadgetron sends in bulk, which a recording has no place for (except
+        parameters).
     bytes_received : of the session, as far as they can be read.
     bytes_lost : bytes of session and file that belong to no whole message.
     is_removable : everything that can be used is in `output`.
@@ -234,14 +244,14 @@ def _recover(reader: JournalReader, output: Path) -> Recovered:
             reader.path,
             "empty",
             messages.incomplete or "the session ended after the handshake: nothing was measured",
-            n_other=sum(not isinstance(m, (ConfigFile, ConfigText, Header)) for m in opening),
+            n_other=messages.n_bulk + sum(not isinstance(m, HANDSHAKE) for m in opening),
             bytes_received=reader.n_bytes,
             bytes_lost=messages.bytes_lost,
-            is_removable=not messages.incomplete,
+            is_removable=not messages.incomplete and not messages.n_bulk,
         )
     header = next(message for message in opening if isinstance(message, Header))  # the session rules make sure of it
     with RecordingWriter(output, header.xml) as writer:
-        counts = _write(writer, chain(opening, [first], stream))
+        counts = _write(writer, chain(opening, [first], stream)) + messages.n_bulk
         if messages.incomplete:
             writer.mark_incomplete(messages.incomplete)
     return Recovered(

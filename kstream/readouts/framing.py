@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import ScanError
 from ..stream.telemetry import Counters
 from ..types import Acquisition, FrameEnd, Geometry, Notice, Origin, Readout, Scan
@@ -25,7 +28,8 @@ class FramePlan:
     by : ``windows`` cuts the running spoke number ``kspace_encode_step_1`` into windows of equal length (pre, first
         post, second post); a counter name makes each of its values a frame; ``single`` puts everything into one.
     n_frames, n_slices, n_partitions, n_averages : sizes of the scan.
-    n_spokes : values of ``kspace_encode_step_1`` that belong to one frame.
+    n_spokes : values of ``kspace_encode_step_1`` that belong to one frame; if the header does not limit it, as many as
+        fill the frame.
     n_expected : readouts that fill one frame of one slice.
     """
 
@@ -64,17 +68,19 @@ class FramePlan:
             )
         n_frames = n_frames or _declared_frames(scan)
         by = _counter_of_frames(scan, by, n_frames)
+        n_partitions, n_averages = scan.limit("kspace_encode_step_2").size, scan.limit("average").size
         n_spokes = scan.limit("kspace_encode_step_1").size
-        if by == "windows":
+        if "kspace_encode_step_1" not in scan.limits:
+            n_spokes = max(readouts_per_frame // (n_partitions * n_averages), 1)
+        elif by == "windows":
             n_spokes //= n_frames
-        else:
+        if by != "windows":
             n_frames = 1 if by == "single" else scan.limit(by).size
         if n_spokes < 1 or n_frames > MAX_FRAMES:
             raise ScanError(
                 f"{scan.limit('kspace_encode_step_1').size} spokes cannot make {n_frames} frames",
                 hint="--set frames.n_frames=N",
             )
-        n_partitions, n_averages = scan.limit("kspace_encode_step_2").size, scan.limit("average").size
         n_expected = readouts_per_frame or n_spokes * n_partitions * n_averages
         return cls(by, n_frames, n_spokes, n_partitions, n_averages, scan.limit("slice").size, n_expected)
 
@@ -131,38 +137,64 @@ def frame_geometry(scan: Scan, acquisition: Acquisition) -> Geometry:
     )
 
 
+MOSTLY = 0.9
+"""Share of a later frame that must have come before an earlier one is closed by itself. A segmented or interleaved
+scan, which will come back to the earlier frame, brings its frames in smaller parts."""
+
+
 @dataclass
 class _Frame:
-    """What has come of one frame of one slice."""
+    """What has come of one frame of one slice, while it is open.
+
+    Parameters
+    ----------
+    later : readouts of later frames, by frame, since the last of its own.
+    """
 
     seen: set[tuple[int, int]] = field(default_factory=set)
     lost: set[tuple[int, int]] = field(default_factory=set)
     last: FrameEnd | None = None
-    n_later: int = 0
-    is_over: bool = False
+    later: dict[int, int] = field(default_factory=dict)
+
+
+class _Runs:
+    """A set of whole numbers as runs of successive ones: of a full frame, one run."""
+
+    def __init__(self, numbers: set[int]) -> None:
+        ordered = np.array(sorted(numbers), np.int64)
+        starts = np.flatnonzero(np.diff(ordered, prepend=-2) > 1)
+        self._first: NDArray[np.int64] = ordered[starts]
+        self._last: NDArray[np.int64] = ordered[np.append(starts[1:], len(ordered)) - 1] if len(ordered) else ordered
+
+    def __contains__(self, number: int) -> bool:
+        run = int(np.searchsorted(self._first, number, side="right")) - 1
+        return run >= 0 and number <= int(self._last[run])
 
 
 class FrameReadouts:
     """Labels readouts with frame, slice and partition, and says when a frame is full.
 
-    Readouts are passed on at once; only their keys are remembered. A frame ends when every expected readout has come or
-    is known to be lost, in whatever order; or when enough readouts of later frames have come; or at the end of the
-    stream. If readouts are missing, it is marked incomplete and told. A readout that comes twice within one frame,
-    after its frame was over, or beyond the planned counters, is left aside and counted.
+    Readouts are passed on at once; only their keys are remembered, of frames that are over as a few runs. A frame ends
+    when every expected readout has come or is known to be lost, in whatever order; or when it is closed, because enough
+    readouts of later frames have come since the last of its own; or at the end of the stream. If readouts are missing,
+    it is marked incomplete and told. A readout that comes twice within one frame, after its frame was over, or beyond
+    the planned counters, is left aside and counted.
 
     Parameters
     ----------
-    close_after : readouts of later frames of the same slice after which a frame that lacks readouts ends; 0 waits until
-        the end of the scan, which any order of arrival needs.
+    close_after : readouts of later frames of the same slice, since its own last one, that close a frame which lacks
+        some. -1: as many as fill a frame, most of them (`MOSTLY`) from one frame, so that scans which come back to a
+        frame are left alone; 0: never, it waits for the end of the scan.
     """
 
     takes = (PlacedAcquisition, LostReadout)
     gives = (Readout, FrameEnd, Notice)
 
-    def __init__(self, scan: Scan, plan: FramePlan, counters: Counters, close_after: int = 0) -> None:
+    def __init__(self, scan: Scan, plan: FramePlan, counters: Counters, close_after: int = -1) -> None:
         self._scan, self.plan, self._counters = scan, plan, counters
         self._close_after = close_after
         self._frames: dict[tuple[int, int], _Frame] = {}
+        self._over: dict[tuple[int, int], _Runs] = {}
 
     def push(self, item: PlacedAcquisition | LostReadout) -> list[Any]:
         acquisition, plan = item.acquisition, self.plan
@@ -176,18 +208,20 @@ class FrameReadouts:
             return self._leave("outside the planned frames", acquisition.place)
         place = (number, acquisition.counter("slice"))
         key = (spoke * plan.n_averages + average, partition)
+        if place in self._over:
+            is_repeated = self._number(key) in self._over[place]
+            return self._leave("repeated" if is_repeated else "after its frame was over", acquisition.place)
         frame = self._frames.setdefault(place, _Frame())
         if key in frame.seen:
             return self._leave("repeated", acquisition.place)
-        if frame.is_over:
-            return self._leave("after its frame was over", acquisition.place)
+        frame.later.clear()
         if isinstance(item, LostReadout):
             frame.lost.add(key)
             return self._ended(place, frame, acquisition)
         frame.lost.discard(key)
         frame.seen.add(key)
         readout = Readout(acquisition.data, item.trajectory, *place, partition, key, acquisition.received_ns)
-        return [readout, *self._ended(place, frame, acquisition), *self._overtaken(place)]
+        return [readout, *self._overtaken(place), *self._ended(place, frame, acquisition)]
 
     def finish(self) -> list[Any]:
         """Frames that never became full, in order, each with a warning."""
@@ -203,28 +237,43 @@ class FrameReadouts:
             geometry=frame_geometry(self._scan, acquisition),
         )
         if frame.last.is_complete:
-            frame.is_over = True
+            self._finish_frame(place)
             self._counters.frames += 1
             return [frame.last]
         return self._cut(place) if len(frame.seen) + len(frame.lost) >= self.plan.n_expected else []
 
     def _overtaken(self, place: tuple[int, int]) -> list[Any]:
         """Ends of earlier frames of this slice that enough readouts of later ones have passed."""
+        if not self._close_after or len(self._frames) - (place in self._frames) == 0:
+            return []
         ended: list[Any] = []
-        if not self._close_after:
-            return ended
-        for other in [p for p in self._frames if p[1] == place[1] and p[0] < place[0]]:
-            self._frames[other].n_later += 1
-            if self._frames[other].n_later >= self._close_after:
+        for other in sorted(p for p in self._frames if p[1] == place[1] and p[0] < place[0]):
+            later = self._frames[other].later
+            later[place[0]] = later.get(place[0], 0) + 1
+            if self._is_overtaken(later):
                 ended += self._cut(other)
         return ended
+
+    def _is_overtaken(self, later: dict[int, int]) -> bool:
+        if self._close_after > 0:
+            return sum(later.values()) >= self._close_after
+        n_expected = self.plan.n_expected
+        return sum(later.values()) >= n_expected and max(later.values()) >= MOSTLY * n_expected
+
+    def _number(self, key: tuple[int, int]) -> int:
+        """A key as one number; successive partitions, then spokes, are successive."""
+        return key[0] * self.plan.n_partitions + key[1]
+
+    def _finish_frame(self, place: tuple[int, int]) -> None:
+        """Forget a frame but for what tells repeated readouts from late ones."""
+        self._over[place] = _Runs({self._number(key) for key in self._frames.pop(place).seen})
 
     def _cut(self, place: tuple[int, int]) -> list[Any]:
         """The end of a frame that lacks readouts; a frame that has none at all makes no image."""
         frame = self._frames[place]
-        if frame.is_over or frame.last is None:
+        self._finish_frame(place)
+        if frame.last is None:
             return []
-        frame.is_over = True
         lost = f", {len(frame.lost)} could not be used" if frame.lost else ""
         came = f"{len(frame.seen)} of {self.plan.n_expected} readouts came{lost}"
         text = f"frame {place[0]} slice {place[1]} is incomplete: {came}"

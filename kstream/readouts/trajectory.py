@@ -35,7 +35,7 @@ class SpokeOrder:
     ----------
     golden_order : 1 golden, N tiny golden; 0: the header's user parameter ``golden_angle_deg``, or 1.
     first_angle_deg : angle of spoke 0.
-    alternate : every second spoke runs the other way.
+    alternate : every second spoke runs the other way; a stored angle (``user_float``) is then that of the line.
     clockwise : angles count from x towards -y.
     """
 
@@ -46,7 +46,11 @@ class SpokeOrder:
 
     def angle_rad(self, number: int, step_rad: float) -> float:
         """Angle of a spoke."""
-        return self.placed(number * step_rad + (np.pi if self.alternate and number % 2 else 0.0))
+        return self.placed(number * step_rad + self.turned_rad(number))
+
+    def turned_rad(self, number: int) -> float:
+        """Half a turn for every second spoke, if they alternate."""
+        return np.pi if self.alternate and number % 2 else 0.0
 
     def placed(self, angle_rad: float) -> float:
         """An angle of the source in the axes of the recon space."""
@@ -157,17 +161,16 @@ class ResolveTrajectory:
         return [Notice("warning", f"{self._n_masked} readouts had samples outside the encoded k-space, not used")]
 
     def _masked(self, acquisition: Acquisition, trajectory: Float) -> list[Any]:
-        """The readout without its samples that lie outside; their places are filled so that weights stay finite."""
+        """The readout without its samples that lie outside: 0 where the line through the others would have them."""
         inside = (np.abs(trajectory) <= self._limit).all(axis=1)
         if inside.mean() < 0.5:
             told = self._counters.leave("trajectory outside its range") == 1
             text = f"most of a trajectory is outside the encoded k-space: readout left aside ({acquisition.place})"
             return [*([Notice("warning", text)] if told else []), LostReadout(acquisition)]
         self._n_masked += 1
-        index = np.arange(len(trajectory))
-        filled = np.stack([np.interp(index, index[inside], part[inside]) for part in trajectory.T], axis=1)
+        filled = _filled(trajectory, inside)
         data = np.where(inside, acquisition.data, 0).astype(np.complex64)
-        placed = PlacedAcquisition(replace(acquisition, data=data), filled.astype(np.float32))
+        placed = PlacedAcquisition(replace(acquisition, data=data), filled)
         if self._n_masked > 1:
             return [placed]
         text = f"{int((~inside).sum())} samples lie outside the encoded k-space, not used ({acquisition.place})"
@@ -199,7 +202,7 @@ class ResolveTrajectory:
         if source == "cartesian":
             return self._cartesian(acquisition)
         if source == "user_float":
-            angle = self._order.placed(self._angle_from_user_float(acquisition))
+            angle = self._angle_from_user_float(acquisition)
         else:
             angle = self._angle_from_counters(acquisition, source)
         radius = self._readout_positions(acquisition)
@@ -223,13 +226,17 @@ class ResolveTrajectory:
         limit = self._scan.limit("kspace_encode_step_1")
         spoke = acquisition.counter("kspace_encode_step_1") - limit.minimum
         if source == "golden-angle":
-            frame = 0
-            for counter in FRAME_COUNTERS:
-                of = self._scan.limit(counter)
-                frame = frame * of.size + acquisition.counter(counter) - of.minimum
-            return self._order.angle_rad(frame * limit.size + spoke, self._order.golden_step_rad(self._scan))
+            return self._order.angle_rad(self._running_number(acquisition), self._order.golden_step_rad(self._scan))
         turn = np.pi if source == "uniform-half" else 2 * np.pi
         return self._order.angle_rad(spoke % self._n_spokes, turn / self._n_spokes)
+
+    def _running_number(self, acquisition: Acquisition) -> int:
+        """Number of the spoke, counted on through the frames."""
+        limit, frame = self._scan.limit("kspace_encode_step_1"), 0
+        for counter in FRAME_COUNTERS:
+            of = self._scan.limit(counter)
+            frame = frame * of.size + acquisition.counter(counter) - of.minimum
+        return frame * limit.size + acquisition.counter("kspace_encode_step_1") - limit.minimum
 
     def _header_names_angle(self, unit: str) -> bool:
         return self._scan.user_parameters.get(f"spoke_angle_{unit}") == f"user_float_{self._angle_index}"
@@ -237,7 +244,8 @@ class ResolveTrajectory:
     def _angle_from_user_float(self, acquisition: Acquisition) -> float:
         angle = float(acquisition.header["user_float"][self._angle_index])
         is_deg = self._angle_units == "deg" or (self._angle_units == "header" and self._header_names_angle("deg"))
-        return float(np.deg2rad(angle)) if is_deg else angle
+        angle = float(np.deg2rad(angle)) if is_deg else angle
+        return self._order.placed(angle + self._order.turned_rad(self._running_number(acquisition)))
 
     def _cartesian(self, acquisition: Acquisition) -> Float:
         kx = self._readout_positions(acquisition)
@@ -274,6 +282,21 @@ class ResolveTrajectory:
             sign = -1 if acquisition.has(AcquisitionFlag.IS_REVERSE) else 1
             trajectory -= np.float32(sign * self._delay_samples) * step
         return trajectory
+
+
+def _filled(trajectory: Float, inside: np.ndarray[Any, np.dtype[np.bool_]]) -> Float:
+    """The trajectory with what is not `inside` between its neighbours; at the ends, along the last two inside.
+
+    A spoke stays straight, as delays, oversampling and zero-wait combination need it, and weights stay finite.
+    """
+    index = np.arange(len(trajectory))
+    known, values = index[inside], trajectory[inside].astype(np.float64)
+    filled = np.stack([np.interp(index, known, part) for part in values.T], axis=1)
+    if len(known) > 1:
+        for end, (a, b) in ((index < known[0], (0, 1)), (index > known[-1], (-2, -1))):
+            slope = (values[b] - values[a]) / (known[b] - known[a])
+            filled[end] = values[a] + (index[end] - known[a])[:, None] * slope
+    return filled.astype(np.float32)
 
 
 def _triple(values: np.ndarray[Any, np.dtype[Any]]) -> str:

@@ -13,15 +13,12 @@ from .fourier import to_kspace
 Method = Literal["espirit", "rss"]
 
 
-def volume_maps(
-    images: Complex, calibration_size: int, kernel: int, threshold: float, crop: float, map_size: int, iterations: int
-) -> Complex:
+def volume_maps(images: Complex, espirit: EspiritSettings) -> Complex:
     """ESPIRiT maps slice by slice from coil images ``(coils, z, y, x)``; same shape and dtype.
 
     The calibration region is the centre of the images' k-space.
     """
-    settings = EspiritSettings(calibration_size, kernel, threshold, crop, map_size, iterations)
-    return settings.maps(settings.centre(images), (images.shape[2], images.shape[3])).full()
+    return espirit.maps(espirit.centre(images), (images.shape[2], images.shape[3])).full()
 
 
 def combine(images: Complex, maps: Complex) -> Complex:
@@ -39,24 +36,14 @@ class CombineCoils:
     ----------
     method : ``espirit`` keeps phase; ``rss`` gives magnitude only and needs no calibration.
     calibration_frame : frame whose images give the maps; -1 calibrates every frame on itself.
+    espirit : how maps are made.
     """
 
     takes = (CoilImages,)
     gives = (KSpace, Notice)
 
-    def __init__(
-        self,
-        method: Method,
-        calibration_frame: int,
-        calibration_size: int,
-        kernel: int,
-        threshold: float,
-        crop: float,
-        map_size: int,
-        iterations: int,
-    ) -> None:
-        self._method, self._calibration_frame = method, calibration_frame
-        self._espirit = (calibration_size, kernel, threshold, crop, map_size, iterations)
+    def __init__(self, method: Method, calibration_frame: int, espirit: EspiritSettings) -> None:
+        self._method, self._calibration_frame, self._espirit = method, calibration_frame, espirit
         self._maps: dict[int, Complex] = {}
         self._waiting: list[CoilImages] = []
 
@@ -66,7 +53,7 @@ class CombineCoils:
         if self._method == "rss":
             return [self._kspace(images, np.sqrt(np.sum(np.abs(images.data) ** 2, axis=0)).astype(np.complex64))]
         if self._calibration_frame in (-1, images.frame):
-            self._maps[images.slice] = volume_maps(images.data, *self._espirit)
+            self._maps[images.slice] = volume_maps(images.data, self._espirit)
         if images.slice not in self._maps:
             self._waiting.append(images)
             return []
@@ -79,7 +66,7 @@ class CombineCoils:
             text = (
                 f"slice {first.slice}: calibration frame {self._calibration_frame} never came; maps from {first.frame}"
             )
-            self._maps[first.slice] = volume_maps(first.data, *self._espirit)
+            self._maps[first.slice] = volume_maps(first.data, self._espirit)
             left += [Notice("warning", text), *self._combine_waiting(first.slice)]
         return left
 

@@ -43,19 +43,35 @@ def frame_sums(device: str) -> MakeSum:
     return TorchSums(device)
 
 
+BACKLOG = 4
+"""Angles that may come to wait on top of those that waited already: a few, so that bursts do not hold up readouts."""
+
+
 @dataclass
 class Angle:
-    """Readouts of all partitions along one line; complex64 ``(partitions, coils, samples)``, 0 where none came yet."""
+    """Readouts along one line of the plane: samples ``(coils, samples)`` by partition, of those that came."""
 
     frame: int
-    samples: Complex
     trajectory: Float
     weights: Float
-    n_came: int = 0
+    parts: dict[int, Complex] = field(default_factory=dict)
 
-    def add(self, readout: Readout) -> None:
-        self.samples[readout.partition] = readout.data
-        self.n_came += 1
+    @property
+    def n_bytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    def samples(self, n_partitions: int) -> Complex:
+        """Complex64 ``(partitions, coils, samples)``, 0 where none came."""
+        if len(self.parts) == n_partitions:
+            return np.stack([self.parts[partition] for partition in range(n_partitions)])
+        block = np.zeros((n_partitions, *next(iter(self.parts.values())).shape), np.complex64)
+        for partition, part in self.parts.items():
+            block[partition] = part
+        return block
+
+
+Group = tuple[int, int, int, bytes]
+"""Frame, spoke, samples and line in the plane: what the partitions of one angle share."""
 
 
 @dataclass
@@ -65,9 +81,12 @@ class _Slice:
     calibration: Calibration | None = None
     task: Task[tuple[CoilMaps, list[Notice]]] | None = None
     maps: CoilMaps | None = None
-    open: dict[tuple[int, int, bytes], Angle] = field(default_factory=dict)
+    open: dict[Group, Angle] = field(default_factory=dict)
     ready: deque[Angle | FrameEnd] = field(default_factory=deque)
     sums: dict[int, FrameSum] = field(default_factory=dict)
+    ready_bytes: int = 0
+    unfinished: set[int] = field(default_factory=set)  # frames of which readouts came, and no end
+    least_waited: int = 0  # since the maps are there
 
 
 class CombineSpokes:
@@ -77,6 +96,10 @@ class CombineSpokes:
     timing; they are made in the background. Angles that are complete before the maps are wait as samples, and are added
     in the same order as if the maps had been there. An angle that misses a partition is added at the end of its frame,
     or earlier if too many angles are open; a late partition then opens it again, for the volume is a sum.
+
+    Readouts go before angles that wait, until more angles wait than before: then the readout that brings one waits for
+    two of them, so that what is held does not grow and a fast sender is slowed down. Before memory is refused, maps
+    that are on the way are waited for and all that waits is worked off: success does not depend on timing.
 
     Parameters
     ----------
@@ -111,10 +134,10 @@ class CombineSpokes:
         self._memory_gib = memory_gib
         self._crew, self._make_sum = crew or InlineCrew(), make_sum
         self._slices: dict[int, _Slice] = {}
-        self._held_bytes = 0
+        self._open_bytes = 0
         self._has_told_few = False
         self._is_wake_coming = False
-        self._check_memory(max(sampling.scan.n_coils, 1))
+        self._check_memory(max(sampling.scan.n_coils, 1), 0, 0)
         self._to_z = sampling.partition_to_z()
 
     def push(self, item: Readout | FrameEnd | Wake) -> list[Any]:
@@ -124,8 +147,9 @@ class CombineSpokes:
         state = self._slices.setdefault(item.slice, _Slice())
         if isinstance(item, FrameEnd):
             return [item, *self._end_frame(state, item), *self._advance(state)]
-        told = self._take(state, item)
-        return told + self._advance(state) if told or state.ready else told
+        made = [*self._make_room(item), *self._take(state, item)]
+        made += self._advance(state) if made or state.ready else []
+        return made + self._keep_pace(state)
 
     def finish(self) -> list[Any]:
         """Everything that still waits; slices whose calibration frame never came use the first frame that did."""
@@ -143,42 +167,43 @@ class CombineSpokes:
 
     def _take(self, state: _Slice, readout: Readout) -> list[Any]:
         """Put a readout into its angle, and into the calibration if it belongs there."""
-        line = np.round(readout.trajectory[[0, -1]], 3).tobytes()
-        group = (readout.frame, readout.key[0], line)
+        line = np.round(readout.trajectory[[0, -1], :2], 3).tobytes()
+        group = (readout.frame, readout.key[0], readout.data.shape[1], line)
         told: list[Any] = []
         angle = state.open.get(group)
         if angle is None:
-            angle, told = self._open(state, readout)
-            state.open[group] = angle
-        angle.add(readout)
+            weights, told = self._sampling.weights(readout)
+            angle = state.open[group] = Angle(readout.frame, readout.trajectory, weights)
+        angle.parts[readout.partition] = readout.data.copy()  # the readout may be a view of all that came with it
+        self._open_bytes += readout.data.nbytes
+        state.unfinished.add(readout.frame)
         if self._is_for_calibration(readout) and state.task is None:
             told = told + self._calibrate(state, readout, angle.weights)
-        if angle.n_came == self._sampling.n_partitions:
-            state.ready.append(state.open.pop(group))
+        if len(angle.parts) == self._sampling.n_partitions:
+            self._close(state, group)
         return told
 
-    def _open(self, state: _Slice, readout: Readout) -> tuple[Angle, list[Any]]:
-        n_coils, n_samples = readout.data.shape
-        weights, told = self._sampling.weights(readout)
-        shape = (self._sampling.n_partitions, n_coils, n_samples)
-        n_bytes = 8 * int(np.prod(shape))
-        is_much = self._held_bytes + n_bytes > (self._memory_gib * 2**30 - self._fixed_bytes(n_coils)) / 2
-        if is_much and state.maps is not None and state.open:
-            fullest = max(state.open, key=lambda group: state.open[group].n_came)
-            state.ready.append(state.open.pop(fullest))
-        self._held_bytes += n_bytes
-        self._check_memory(n_coils)
-        return Angle(readout.frame, np.zeros(shape, np.complex64), readout.trajectory, weights), told
+    def _close(self, state: _Slice, group: Group) -> None:
+        """This angle waits for no more partitions."""
+        angle = state.open.pop(group)
+        self._open_bytes -= angle.n_bytes
+        state.ready_bytes += angle.n_bytes
+        state.ready.append(angle)
 
     def _end_frame(self, state: _Slice, end: FrameEnd) -> list[Any]:
         """Angles that miss a partition are as full as they will be."""
         for group in [group for group in state.open if group[0] == end.frame]:
-            state.ready.append(state.open.pop(group))
+            self._close(state, group)
         state.ready.append(end)
-        if end.frame == self._calibration_frame and state.task is None and state.calibration is not None:
+        state.unfinished.discard(end.frame)
+        if end.frame != self._calibration_frame or state.task is not None:
+            return []
+        if state.calibration is not None:
             n_came, n_wanted = state.calibration.n_readouts, self._n_calibration_readouts
             text = f"coil maps from {n_came} of {n_wanted} calibration readouts: the others did not come"
             return [Notice("warning", text), *self._start(state)]
+        if any(isinstance(item, Angle) and item.frame == end.frame for item in state.ready):
+            return self._calibrate_from(state, end.frame, f"no calibration readout of frame {end.frame} came")
         return []
 
     # ---- coil maps ----
@@ -213,22 +238,23 @@ class CombineSpokes:
     def _calibrate_otherwise(self, number: int, state: _Slice) -> list[Any]:
         """Maps from the first frame that came, when the calibration frame did not."""
         frame = min(item.frame for item in state.ready)
+        why = f"slice {number}: calibration frame {self._calibration_frame} never came"
+        return self._calibrate_from(state, frame, why)
+
+    def _calibrate_from(self, state: _Slice, frame: int, why: str) -> list[Any]:
+        """Maps from all of a frame that waits."""
         state.calibration = Calibration(self._espirit, self._sampling.shape, self._to_z)
         for angle in state.ready:
             if isinstance(angle, Angle) and angle.frame == frame:
-                for partition, samples in enumerate(angle.samples):
-                    if samples.any():
-                        state.calibration.add(samples, angle.trajectory, angle.weights, partition)
-        if not state.calibration.n_readouts:  # silence in all coils: maps of nothing
-            first = next(item for item in state.ready if isinstance(item, Angle))
-            state.calibration.add(first.samples[0], first.trajectory, first.weights, 0)
-        text = f"slice {number}: calibration frame {self._calibration_frame} never came; maps from {frame}"
-        return [Notice("warning", text), *self._start(state)]
+                for partition, samples in angle.parts.items():
+                    state.calibration.add(samples, angle.trajectory, angle.weights, partition)
+        return [Notice("warning", f"{why}; maps from {frame}"), *self._start(state)]
 
     def _set_maps(self, state: _Slice) -> list[Any]:
         if state.task is None:
             return []
         state.maps, told = state.task.result()
+        state.least_waited = len(state.ready)
         return list(told)
 
     # ---- angles to volumes ----
@@ -249,33 +275,82 @@ class CombineSpokes:
                 break
         return made
 
+    def _keep_pace(self, state: _Slice) -> list[Any]:
+        """Work off two angles if more wait than before: readouts come faster than angles can be added."""
+        if state.maps is None:
+            return []
+        made: list[Any] = []
+        state.least_waited = min(state.least_waited, len(state.ready))
+        if len(state.ready) > state.least_waited + BACKLOG:
+            state.least_waited = max(state.least_waited - 1, 0)
+            while len(state.ready) > state.least_waited + BACKLOG:
+                made += self._process(state, state.ready.popleft())
+        return made
+
+    def _make_room(self, readout: Readout) -> list[Any]:
+        """Room for a readout: open angles are added early, maps are waited for, and what waits is worked off.
+
+        Which angles are added early, and whether there is room, depends on the readouts only, not on timing.
+        """
+        n_coils = len(readout.data)
+        block_bytes = self._sampling.n_partitions * readout.data.nbytes  # an angle, while it is added
+        n_unfinished = sum(len(state.unfinished) for state in self._slices.values())
+        limit = self._memory_gib * 2**30
+        half = (limit - self._fixed_bytes(n_coils, n_unfinished)) / 2
+        able = [state for state in self._slices.values() if state.task is not None]
+        while self._open_bytes + block_bytes > half and any(state.open for state in able):
+            state = max(able, key=_fullest)
+            self._close(state, max(state.open, key=lambda group: len(state.open[group].parts)))
+        stuck = sum(state.ready_bytes for state in self._slices.values() if state.task is None)
+        self._check_memory(n_coils, n_unfinished, self._open_bytes + stuck + block_bytes)
+        made: list[Any] = []
+        for state in able:
+            while state.ready and self._needed_bytes(n_coils) + block_bytes > limit:
+                made += self._set_maps(state) if state.maps is None else []
+                made += self._process(state, state.ready.popleft())
+        return made
+
     def _process(self, state: _Slice, item: Angle | FrameEnd) -> list[Any]:
         if state.maps is None:
             raise ScanError("no readout came that could give coil maps")
         if isinstance(item, Angle):
             if item.frame not in state.sums:
                 state.sums[item.frame] = self._make_sum(state.maps, self._to_z, self._crew)
-            state.sums[item.frame].add(item.samples, item.trajectory, item.weights)
-            self._held_bytes -= item.samples.nbytes
+            samples = item.samples(self._sampling.n_partitions)
+            state.sums[item.frame].add(samples, item.trajectory, item.weights)
+            state.ready_bytes -= item.n_bytes
             return []
         total = state.sums.pop(item.frame, None) or self._make_sum(state.maps, self._to_z, self._crew)
         return [KSpace(total.kspace(), item.frame, item.slice, item.received_ns, item.geometry)]
 
-    def _fixed_bytes(self, n_coils: int) -> int:
+    def _fixed_bytes(self, n_coils: int, n_frames: int) -> int:
         """Calibration, maps, and volumes of the open frames, one more, and what leaves."""
-        n_volumes = 2 + sum(len(state.sums) for state in self._slices.values())
         sampling, shape = self._sampling, self._sampling.shape
         maps = Calibration.n_bytes(self._espirit, shape, sampling.n_partitions, n_coils)
-        return max(len(self._slices), 1) * maps + n_volumes * 8 * int(np.prod(shape))
+        return max(len(self._slices), 1) * maps + (2 + n_frames) * 8 * int(np.prod(shape))
 
-    def _check_memory(self, n_coils: int) -> None:
-        sampling, n_open = self._sampling, 1 + sum(len(state.sums) for state in self._slices.values())
-        needed_gib = (self._fixed_bytes(n_coils) + self._held_bytes) / 2**30
+    @property
+    def _held_bytes(self) -> int:
+        """Samples that wait."""
+        return self._open_bytes + sum(state.ready_bytes for state in self._slices.values())
+
+    def _needed_bytes(self, n_coils: int) -> int:
+        n_sums = sum(len(state.sums) for state in self._slices.values())
+        return self._fixed_bytes(n_coils, n_sums) + self._held_bytes
+
+    def _check_memory(self, n_coils: int, n_frames: int, held_bytes: int) -> None:
+        """Refuse what would not fit if all that can be worked off had been."""
+        sampling, needed_gib = self._sampling, (self._fixed_bytes(n_coils, n_frames) + held_bytes) / 2**30
         if needed_gib > self._memory_gib:
             raise ScanError(
-                f"{n_open} open frames of {n_coils} coils, matrix {sampling.scan.recon_matrix} and "
-                f"{sampling.n_partitions} partitions, with {self._held_bytes / 2**30:.1f} GiB of spokes that wait, "
+                f"{max(n_frames, 1)} open frames of {n_coils} coils, matrix {sampling.scan.recon_matrix} and "
+                f"{sampling.n_partitions} partitions, with {held_bytes / 2**30:.1f} GiB of spokes that wait, "
                 f"need {needed_gib:.1f} GiB, more than {self._memory_gib:g}",
                 likely="the header is wrong, or frames that never become full pile up",
                 hint="--set gridding.memory_gib=N, or --set frames.readouts_per_frame=N",
             )
+
+
+def _fullest(state: _Slice) -> int:
+    """Partitions of the open angle that has most."""
+    return max((len(angle.parts) for angle in state.open.values()), default=0)

@@ -1,11 +1,12 @@
 """Coil compression: few virtual coils that keep most of the energy (Buehrer et al., MRM 2007; Huang et al., MRI 2008).
 
-The matrix comes from the first readouts of the scan and stays: maps and frames must see the same virtual coils.
+Each slice has its own matrix, as it has its own coil maps: coils that see one slice may be blind for another. It comes
+from the first readouts of the slice and stays: maps and frames must see the same virtual coils.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,49 +26,58 @@ def compression_matrix(data: list[Complex], n_virtual: int) -> tuple[Complex, fl
     return np.asarray(vectors[:, ::-1][:, :n_virtual].conj().T, np.complex64), float(kept)
 
 
+@dataclass
+class _Slice:
+    """What waits for the virtual coils of one slice; then their matrix."""
+
+    waiting: list[Readout] = field(default_factory=list)
+    n_central: int = 0
+    matrix: Complex | None = None
+
+
 class CompressCoils:
-    """Holds the first readouts, finds the virtual coils from them, and turns every readout into `n_virtual` coils.
+    """Holds the first readouts of a slice, finds its virtual coils, and turns every readout into `n_virtual` coils.
 
     Parameters
     ----------
     n_virtual : virtual coils; a scan that has no more coils passes untouched.
-    n_calibration : readouts to hold: of all directions and the centre of kz, if the order of the scan allows.
+    n_directions : readouts of the central partition to wait for: of all directions, if the order of the scan allows.
+        The end of the slice's first frame ends the waiting too.
+    centre : the central partition. It holds most of the energy; the edge of kz, with which a scan may begin, little but
+        noise.
     """
 
     takes = (Readout, FrameEnd)
     gives = (Readout, FrameEnd, Notice)
 
-    def __init__(self, n_virtual: int, n_calibration: int) -> None:
-        self._n_virtual, self._n_calibration = n_virtual, n_calibration
-        self._held: list[Readout | FrameEnd] = []
-        self._n_held = 0
-        self._matrix: Complex | None = None
+    def __init__(self, n_virtual: int, n_directions: int, centre: int = 0) -> None:
+        self._n_virtual, self._n_directions, self._centre = n_virtual, n_directions, centre
+        self._slices: dict[int, _Slice] = {}
 
     def push(self, item: Readout | FrameEnd) -> list[Any]:
-        if self._matrix is not None:
-            return [self._compressed(item)]
-        if isinstance(item, Readout) and item.data.shape[0] <= self._n_virtual:
+        state = self._slices.setdefault(item.slice, _Slice())
+        if isinstance(item, FrameEnd):
+            return [*self._release(state), item]
+        if item.data.shape[0] <= self._n_virtual:
             return [item]
-        self._held.append(item)
-        self._n_held += isinstance(item, Readout)
-        return self._release() if isinstance(item, FrameEnd) or self._n_held >= self._n_calibration else []
+        if state.matrix is not None:
+            return [replace(item, data=state.matrix @ item.data)]
+        state.waiting.append(item)
+        state.n_central += item.partition == self._centre
+        return self._release(state) if state.n_central >= self._n_directions else []
 
     def finish(self) -> list[Any]:
-        return self._release() if self._held else []
+        return [made for state in self._slices.values() for made in self._release(state)]
 
-    def _release(self) -> list[Any]:
-        held, self._held = self._held, []
-        data = [item.data for item in held if isinstance(item, Readout)]
-        if not data:
-            return list(held)
-        self._matrix, kept = compression_matrix(data, self._n_virtual)
+    def _release(self, state: _Slice) -> list[Any]:
+        """Find the virtual coils of a slice and let go what waited for them."""
+        held, state.waiting = state.waiting, []
+        if not held:
+            return []
+        matrix, kept = compression_matrix([readout.data for readout in held], self._n_virtual)
+        state.matrix = matrix
         text = (
-            f"{data[0].shape[0]} coils compressed to {self._n_virtual}, {100 * kept:.2f} % of the energy of the first "
-            f"{len(data)} readouts kept"
+            f"slice {held[0].slice}: {matrix.shape[1]} coils compressed to {self._n_virtual}, {100 * kept:.2f} % of "
+            f"the energy of the first {len(held)} readouts kept"
         )
-        return [Notice("info", text), *(self._compressed(item) for item in held)]
-
-    def _compressed(self, item: Readout | FrameEnd) -> Readout | FrameEnd:
-        if isinstance(item, FrameEnd) or self._matrix is None:
-            return item
-        return replace(item, data=self._matrix @ item.data)
+        return [Notice("info", text), *(replace(readout, data=matrix @ readout.data) for readout in held)]

@@ -4,13 +4,13 @@ The weights of a fully sampled Cartesian frame are all 1, so that the weighted a
 and frames of different sampling can be compared.
 
 A stream must know a weight when its spoke comes. Angles that follow from counters (golden, uniform) are known for the
-whole frame before the first spoke: `angle_gaps_rad` of the planned angles. Where angles come with the data,
-`SpokeAngles` gives the new spoke its share and says which two neighbours must give some of theirs back.
+whole frame before the first spoke: `angle_gaps_rad` of the planned angles (`AnglePlan`). So a spoke that is added never
+changes the weights of those before it. Where angles are not planned, every spoke stands for the mean angle.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -62,21 +62,34 @@ def polar_weights(trajectory: Float, angle_step_rad: float, aspect: float = 1.0)
     return np.asarray(np.maximum(weights, 0) * angle_step_rad * aspect, np.float32)
 
 
+def line_weights(trajectory: Float, spacing: float) -> Float:
+    """Weights of one of many parallel lines: the distance of its samples times that of the lines.
+
+    Parameters
+    ----------
+    trajectory : float32 ``(samples, xyz)`` in cycles per field of view.
+    spacing : of the lines, in cycles per field of view: 1, or less where the field of view is oversampled across them.
+
+    Returns
+    -------
+    float32 ``(samples,)``, all 1 without oversampling. The distance of a lone sample is unknown and taken for 1.
+    """
+    if len(trajectory) < 2:
+        return np.full(len(trajectory), spacing, np.float32)
+    step = np.gradient(trajectory[:, :2].astype(np.float64), axis=0)
+    return np.asarray(np.linalg.norm(step, axis=1) * spacing, np.float32)
+
+
 def _bernoulli(t: float) -> float:
     """The second Bernoulli polynomial."""
     return t * t - t + 1 / 6
 
 
-def angle_step_rad(trajectory: Float, n_readouts: float) -> float:
-    """Mean angle between neighbouring readouts of a frame, from the shape of one of them.
+def turn_rad(trajectory: Float) -> float:
+    """Angle over which readouts of this shape must spread to cover the plane: pi for spokes, 2 pi from the centre.
 
     A readout whose ends lie on opposite sides of the centre is a spoke and serves two directions.
     """
-    return turn_rad(trajectory) / n_readouts
-
-
-def turn_rad(trajectory: Float) -> float:
-    """Angle over which readouts of this shape must spread to cover the plane: pi for spokes, 2 pi from the centre."""
     is_spoke = float(trajectory[0, :2] @ trajectory[-1, :2]) < 0
     return np.pi if is_spoke else 2 * np.pi
 
@@ -104,7 +117,7 @@ def angle_gaps_rad(angles_rad: NDArray[np.floating], turn: float = np.pi) -> NDA
 
     Returns
     -------
-    float64 ``(readouts,)``: in the place of `angle_step_rad` in `polar_weights`.
+    float64 ``(readouts,)``: what `polar_weights` calls `angle_step_rad`.
     """
     place = np.asarray(angles_rad, np.float64) % turn
     order = np.argsort(place, kind="stable")
@@ -114,47 +127,18 @@ def angle_gaps_rad(angles_rad: NDArray[np.floating], turn: float = np.pi) -> NDA
     return gaps
 
 
-class SpokeAngles:
-    """`angle_gaps_rad` of a set that grows: a new readout changes its own share and that of its two neighbours.
-
-    Parameters
-    ----------
-    turn : pi for spokes through the centre, 2 pi for readouts that start there.
-    """
-
-    def __init__(self, turn: float = np.pi) -> None:
-        self._turn = turn
-        self._places: list[float] = []
-        self._names: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def add(self, angle_rad: float) -> dict[int, float]:
-        """Shares that are new or have changed, by number of the readout (counted from 0 as they came).
-
-        An image to which readout j was added with weight ``g_j`` is corrected by adding it again with the difference.
-        """
-        place = angle_rad % self._turn
-        at = bisect_left(self._places, place)
-        self._places.insert(at, place)
-        self._names.insert(at, len(self._names))
-        n = len(self._places)
-        return {self._names[i % n]: self._gap(i % n) for i in (at - 1, at, at + 1)}
-
-    def _gap(self, i: int) -> float:
-        n = len(self._places)
-        if n == 1:
-            return self._turn
-        before, after = self._places[i - 1], self._places[(i + 1) % n]
-        return (after - before + self._turn * ((i == 0) + (i == n - 1))) / 2
+OPEN_FRAMES = 8
+"""Frames per slice of which `AnglePlan` remembers the spokes; those of older ones that come late begin anew."""
 
 
 class AnglePlan:
     """The angle for which a readout stands, known when it comes.
 
-    Planned gaps hold for golden angles of any window (a window is the first one, turned) and for uniform frames. A
-    readout that does not lie where the plan has it, relative to the first of its frame, gets the mean gap.
+    Planned gaps hold for golden angles of any window (a window is the first one, turned) and for uniform frames. How
+    far a frame is turned is not planned for trajectories that come with the data: its spokes say it. A spoke is on plan
+    if at least half of the spokes of its frame and slice that came by then, itself included, are turned alike. So a
+    stray spoke, wherever it comes, does not take their gaps from the others; it gets the mean gap itself, unless it is
+    one of the first two, when nothing speaks against it. All partitions of a spoke get the same.
 
     Parameters
     ----------
@@ -168,7 +152,7 @@ class AnglePlan:
     ) -> None:
         self._planned, self._n_averages, self._aspect = planned_rad, n_averages, aspect
         self._gaps: dict[tuple[float, int], NDArray[np.float64]] = {}
-        self._turned: dict[tuple[int, int], float] = {}
+        self._came: dict[int, dict[int, _Frame]] = {}
 
     def step_rad(self, readout: Readout, n_readouts: float) -> float:
         """What `polar_weights` needs of one readout, among the first `n_readouts` of its frame and plane."""
@@ -176,13 +160,43 @@ class AnglePlan:
         spoke, n_spokes = readout.key[0] // self._n_averages, round(n_readouts / self._n_averages)
         if self._planned is None or not spoke < n_spokes <= len(self._planned):
             return turn / n_readouts
-        offset = readout_angle_rad(readout.trajectory, self._aspect) - float(self._planned[spoke])
-        turned = self._turned.setdefault((readout.frame, readout.slice), offset)
-        if abs((offset - turned + turn / 2) % turn - turn / 2) > 0.1 * turn / n_spokes:
+        turned = readout_angle_rad(readout.trajectory, self._aspect) - float(self._planned[spoke])
+        if not self._frame(readout).is_on_plan(readout.key[0], turned, turn, 0.1 * turn / n_spokes):
             return turn / n_readouts
         if (turn, n_spokes) not in self._gaps:
             self._gaps[turn, n_spokes] = angle_gaps_rad(self._planned[:n_spokes], turn)
         return float(self._gaps[turn, n_spokes][spoke]) / self._n_averages
+
+    def _frame(self, readout: Readout) -> _Frame:
+        frames = self._came.setdefault(readout.slice, {})
+        if readout.frame not in frames:
+            frames[readout.frame] = _Frame()
+            if len(frames) > OPEN_FRAMES:
+                del frames[next(iter(frames))]
+        return frames[readout.frame]
+
+
+@dataclass
+class _Frame:
+    """Spokes of a frame that came: how far each is turned against the plan, and whether it was found on it."""
+
+    turned_rad: dict[int, float] = field(default_factory=dict)
+    on_plan: dict[int, bool] = field(default_factory=dict)
+
+    def is_on_plan(self, spoke: int, turned_rad: float, turn: float, tolerance_rad: float) -> bool:
+        """Judge a spoke when the first of its readouts comes; later ones at another angle are judged by themselves."""
+        known = self.turned_rad.setdefault(spoke, turned_rad)
+        if spoke in self.on_plan and _apart(known, turned_rad, turn) <= tolerance_rad:
+            return self.on_plan[spoke]
+        n_alike = sum(_apart(other, turned_rad, turn) <= tolerance_rad for other in self.turned_rad.values())
+        is_on_plan = 2 * n_alike >= len(self.turned_rad)
+        self.on_plan.setdefault(spoke, is_on_plan)
+        return is_on_plan
+
+
+def _apart(a_rad: float, b_rad: float, turn: float) -> float:
+    """Distance of two angles on a circle of `turn`."""
+    return abs((a_rad - b_rad + turn / 2) % turn - turn / 2)
 
 
 def voronoi_weights(trajectory: Float, aspect: float = 1.0) -> Float:

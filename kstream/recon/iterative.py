@@ -261,7 +261,11 @@ class ReconstructIteratively:
     sampling : density weights and the transform along kz.
     maps_of : makes coil maps ``(coils, z, y, x)`` from coil images of the same shape.
     calibration_frame : frame that gives the maps; -1: each its own.
-    memory_gib : readouts held at the same time may take so much.
+    memory_gib : readouts held at the same time, coil images and maps may take so much.
+
+    Raises
+    ------
+    ScanError : the header asks for more memory than that.
     """
 
     takes = (Readout, FrameEnd)
@@ -278,11 +282,13 @@ class ReconstructIteratively:
         self._sampling, self._shape, self._n_partitions = sampling, sampling.shape, sampling.n_partitions
         self._maps_of, self._settings = maps_of, settings
         self._calibration_frame, self._memory_gib = calibration_frame, memory_gib
-        self._along_z = sampling.partition_to_z()
         self._frames: dict[tuple[int, int], _Frame] = {}
         self._maps: dict[int, Complex] = {}
         self._previous: dict[int, Complex] = {}
         self._waiting: list[tuple[FrameEnd, _Frame]] = []
+        self._held_bytes = 0
+        self._check_memory(max(sampling.scan.n_coils, 1))
+        self._along_z = sampling.partition_to_z()
 
     def push(self, item: Readout | FrameEnd) -> list[Any]:
         if isinstance(item, Readout):
@@ -312,16 +318,24 @@ class ReconstructIteratively:
         frame = self._frames.setdefault((readout.frame, readout.slice), _Frame())
         frame.readouts.setdefault(readout.key[0], []).append(readout)
         frame.n_bytes += readout.data.nbytes
-        held = sum(f.n_bytes for f in self._frames.values()) + sum(f.n_bytes for _, f in self._waiting)
-        if held > self._memory_gib * 2**30:
+        self._held_bytes += readout.data.nbytes
+        self._check_memory(len(readout.data))
+
+    def _check_memory(self, n_coils: int) -> None:
+        """What waits; and coil images, their k-space and the maps of a frame that is solved, maps of other slices."""
+        images = (3 + max(len(self._maps) - 1, 0)) * n_coils * 8 * int(np.prod(self._shape))
+        needed_gib = (self._held_bytes + images) / 2**30
+        if needed_gib > self._memory_gib:
             raise ScanError(
-                f"readouts that wait for their frame take more than {self._memory_gib:g} GiB",
+                f"readouts that wait for their frame and images of {n_coils} coils, matrix "
+                f"{self._sampling.scan.recon_matrix}, take more than {self._memory_gib:g} GiB: {needed_gib:.1f}",
                 likely="the header is wrong, or frames that never become full pile up",
                 hint="--set gridding.memory_gib=N, or --set iterative.method=off",
             )
 
     def _solved(self, end: FrameEnd, frame: _Frame, *, is_own: bool = False) -> list[Any]:
         trajectory, weights, data = self._gathered(frame)
+        self._held_bytes -= frame.n_bytes
         if is_own or self._calibration_frame in (-1, end.frame):
             self._maps[end.slice] = self._maps_of(self._coil_images(trajectory, weights, data))
         maps, previous = self._maps[end.slice], self._previous.get(end.slice)

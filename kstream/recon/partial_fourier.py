@@ -15,15 +15,9 @@ from numpy.typing import NDArray
 from ..errors import ScanError
 from ..types import Complex, KSpace, Notice, Scan
 from .fourier import to_image, to_kspace
+from .sampling import kz_positions
 
 Method = Literal["zero", "homodyne", "pocs"]
-
-
-def kz_positions(scan: Scan, n_partitions: int) -> NDArray[np.float64]:
-    """kz of each partition in cycles per field of view of the recon space, 0 where the header's centre is."""
-    limit = scan.limit("kspace_encode_step_2")
-    step = scan.recon_fov_mm[2] / scan.encoded_fov_mm[2] if n_partitions > 1 else 1.0
-    return np.asarray((np.arange(n_partitions) + limit.minimum - limit.center) * step, np.float64)
 
 
 def is_partial(kz: NDArray[np.floating]) -> bool:

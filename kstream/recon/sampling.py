@@ -5,11 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ScanError
 from ..types import Complex, Float, Notice, Readout, Scan
 from . import density
 from .fourier import dft_matrix
+
+
+def kz_step(scan: Scan, n_partitions: int) -> float:
+    """Distance of partitions in cycles per field of view of the recon space: below 1 with slice oversampling.
+
+    A single partition is a slice that was excited, not encoded; it stands for all of its kz.
+    """
+    return scan.recon_fov_mm[2] / scan.encoded_fov_mm[2] if n_partitions > 1 else 1.0
+
+
+def kz_positions(scan: Scan, n_partitions: int) -> NDArray[np.float64]:
+    """kz of each partition in cycles per field of view of the recon space, 0 where the header's centre is."""
+    limit = scan.limit("kspace_encode_step_2")
+    position = np.arange(n_partitions) + limit.minimum - limit.center
+    return np.asarray(position * kz_step(scan, n_partitions), np.float64)
 
 
 class Sampling:
@@ -52,11 +68,13 @@ class Sampling:
             )
 
     def partition_to_z(self) -> Complex:
-        """Adjoint DFT ``(z, partitions)``; partitions finer than the slices can show are left out."""
-        n_z, limit = self.shape[0], self.scan.limit("kspace_encode_step_2")
-        step = self.scan.recon_fov_mm[2] / self.scan.encoded_fov_mm[2] if self.n_partitions > 1 else 1.0
-        kz = (np.arange(self.n_partitions) + limit.minimum - limit.center) * step
-        return np.where(np.abs(kz) <= n_z / 2, dft_matrix(kz, n_z), 0).astype(np.complex64)
+        """Adjoint DFT ``(z, partitions)``, weighted by the kz for which a partition stands.
+
+        Partitions finer than the slices can show are left out.
+        """
+        n_z = self.shape[0]
+        kz, step = kz_positions(self.scan, self.n_partitions), kz_step(self.scan, self.n_partitions)
+        return np.where(np.abs(kz) <= n_z / 2, step * dft_matrix(kz, n_z), 0).astype(np.complex64)
 
     def weights(self, readout: Readout, n_readouts: float = 0.0) -> tuple[Float, list[Any]]:
         """Density weights; 0 for samples finer than the image can show, which would fold back on the grid.
@@ -80,7 +98,7 @@ class Sampling:
             step = self._plan.step_rad(readout, n_readouts or self.readouts_per_plane)
             weights = density.polar_weights(trajectory, step, self._aspect)
         else:
-            weights = np.full(len(trajectory), 1 / self.n_averages, np.float32)
+            weights = self._uniform(trajectory) / np.float32(self.n_averages)
         half = np.array(self.scan.recon_matrix[:2], np.float32) / 2
         inside = (np.abs(trajectory[:, :2]) <= half + 1e-3).all(axis=1)
         if inside.all():
@@ -88,3 +106,12 @@ class Sampling:
         told = [] if self._cut else [Notice("info", "samples finer than the recon matrix can show are not used")]
         self._cut = True
         return np.where(inside, weights, 0).astype(np.float32), told
+
+    def _uniform(self, trajectory: Float) -> Float:
+        """Areas of the samples of a line along x or y; readouts that are no such line weigh 1 everywhere."""
+        extent = np.ptp(trajectory[:, :2], axis=0)
+        across = int(extent.argmin())
+        if extent[across] > 0.01:
+            return np.ones(len(trajectory), np.float32)
+        spacing = self.scan.recon_fov_mm[across] / self.scan.encoded_fov_mm[across]
+        return density.line_weights(trajectory, spacing)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import logging
 import os
 import selectors
@@ -23,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import SHOW, Config, did_you_mean, resolve, setting_names
 from ..errors import ConfigError, KstreamError, PeerError, ProtocolError, ScanError
@@ -38,7 +37,7 @@ from ..segment import Segment
 from ..stream import Pipeline, StageError
 from ..stream.runners import ThreadCrew, ThreadRunner
 from ..stream.telemetry import Counters
-from ..types import Acquisition, Delivered, Notice, Scan
+from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
 from . import parameters
 from .connection import Connection, SocketConnection, connect
 from .gadget_items import Expand, build_tail, expand_images, readouts_expander
@@ -47,6 +46,11 @@ from .logs import set_up as set_up_logs
 from .outbox import Outbox
 from .settings import ServerSettings
 from .store import ModelStore, SegmentSource
+
+if TYPE_CHECKING:
+    from .journal import SessionJournal
+    from .metrics import ServerMetrics
+    from .server import MrdServer
 
 log = logging.getLogger("kstream.gadgetron")
 
@@ -75,7 +79,9 @@ LAST_WORDS_S = 0.5
 DRAIN_S = 1.0
 """After ERROR: Gadgetron must get rid of the message that it is sending before it can read why."""
 
-GONE = frozenset({"ended_without_close", "truncated", "connection_broke", "closed_before_configuration"})
+GONE = frozenset(
+    {"ended_without_close", "truncated", "connection_broke", "closed_before_configuration", "send_timeout"}
+)
 """Errors after which nobody waits for images."""
 
 LOG_LEVEL = "GADGETRON_EXTERNAL_LOG_LEVEL"
@@ -198,6 +204,24 @@ def own_models(config: GadgetConfig) -> Iterator[SegmentSource]:
 # ---- one session -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a session has from the server that it belongs to; a process of its own has nothing of it.
+
+    Parameters
+    ----------
+    admit : called when a header has come; raises a PeerError if this measurement cannot be taken now.
+    release : called before Gadgetron hears CLOSE, for it may begin its next measurement at once.
+    journal : keeps what comes in.
+    metrics : counts.
+    """
+
+    admit: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None
+    journal: SessionJournal | None = None
+    metrics: ServerMetrics | None = None
+
+
 class GadgetSession:
     """One connection with Gadgetron, from CONFIG_TEXT to CLOSE.
 
@@ -209,6 +233,7 @@ class GadgetSession:
     target : what to do; None lets the configuration say it.
     is_trusted : the configuration is of this machine's own Gadgetron: it may name folders, workers and devices.
     opening : messages that somebody else has read from the connection already.
+    place : in a server.
     """
 
     def __init__(
@@ -221,8 +246,11 @@ class GadgetSession:
         target: Target | None = None,
         is_trusted: bool = False,
         opening: Sequence[Message] = (),
+        place: Place = Place(),
     ) -> None:
         self._connection, self._settings, self._equip = connection, settings, equip
+        self._admit, self._release = place.admit, place.release
+        self._journal, self._metrics = place.journal, place.metrics
         self._target, self._is_trusted, self._opening = target, is_trusted, opening
         self._log, self._name = SessionLog(log, name), name
         self._outbox = Outbox(connection, settings.send_s, int(settings.send_mib * 2**20), f"kstream-send-{name}")
@@ -236,7 +264,9 @@ class GadgetSession:
         self._counters = Counters()
         self._batch: list[Any] = []
         self._batch_bytes = 0
+        self._n_bytes = 0  # received, and not counted yet
         self._n_taken = 0
+        self._n_made = 0
         self._n_passed = 0
         self._failures: list[str] = []
         self._private: frozenset[str] = frozenset()
@@ -249,6 +279,21 @@ class GadgetSession:
     def is_computing(self) -> bool:
         """True while its pipeline works, also after the end of the session: a step cannot be interrupted."""
         return self._runner is not None and self._runner.is_alive
+
+    @property
+    def is_measuring(self) -> bool:
+        """True once a header was taken."""
+        return self._runner is not None
+
+    @property
+    def queued_bytes(self) -> int:
+        """Items that wait for the pipeline."""
+        return self._runner.depth_bytes if self._runner is not None else 0
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Messages that wait for Gadgetron."""
+        return self._outbox.depth_bytes
 
     def run(self) -> str:
         """Work until CLOSE, end of stream or error; gives the outcome in one word."""
@@ -266,7 +311,9 @@ class GadgetSession:
             self._end(self.error)
         finally:
             SESSION.reset(token)
-        return "completed" if self.error is None else self.error.code
+        if self.error is not None:
+            return self.error.code
+        return "completed" if self.is_measuring else "probe"
 
     def interrupt(self, error: KstreamError) -> None:
         """End the session from another thread, with `error` as the reason."""
@@ -275,12 +322,19 @@ class GadgetSession:
         if self._runner is not None:
             self._runner.abandon(error, seconds=0)
 
+    def force(self, error: KstreamError) -> None:
+        """As `interrupt`, and without waiting for a Gadgetron that reads slowly."""
+        self.interrupt(error)
+        self._outbox.hurry(LAST_WORDS_S)
+
     # ---- receiving ----
 
     def _receive_all(self) -> None:
         for message in self._opening:
             self._check_and_take(message, time.monotonic_ns())
         while not self._rules.is_closed:
+            if self._ordered is not None:  # a sender that never lets us wait would not see the end of receiving
+                raise self._ordered
             view = self._decoder.space()
             n_bytes = self._connection.receive_ready(view)
             if n_bytes is None:
@@ -289,10 +343,28 @@ class GadgetSession:
             if not n_bytes:
                 raise self._end_of_stream()
             received_ns = time.monotonic_ns()
+            self._n_bytes += n_bytes
+            self._record(view[:n_bytes], received_ns)
             for message in self._decoder.filled(n_bytes):
                 self._check_and_take(message, received_ns)
             if self._decoder.error is not None:
                 raise self._decoder.error
+
+    def _record(self, view: memoryview, received_ns: int) -> None:
+        """Into the journal, before anything is done with it; streaming goes on if that fails."""
+        journal = self._journal
+        if journal is None:
+            return
+        journal.write(view, received_ns)
+        if journal.failure is not None:
+            self._journal = None
+            journal.close(False, journal.failure)
+            self._tell_not_recorded(journal.failure)
+
+    def _tell_not_recorded(self, why: str) -> None:
+        self._log.warning("the recording stopped, the scan goes on: %s", why)
+        if self._metrics is not None:
+            self._metrics.recording_failures.inc()
 
     def _wait(self, view: memoryview) -> int:
         """Wait for bytes within the limit that holds now, and look after the pipeline meanwhile."""
@@ -360,6 +432,10 @@ class GadgetSession:
             self._hand_over()
 
     def _hand_over(self) -> None:
+        if self._metrics is not None:
+            self._metrics.received_bytes.inc(self._n_bytes)
+            self._metrics.acquisitions.inc(sum(isinstance(item, Acquisition) for item in self._batch))
+            self._n_bytes = 0
         if self._batch and self._runner is not None:
             batch, n_bytes = self._batch, self._batch_bytes
             self._batch, self._batch_bytes = [], 0
@@ -385,6 +461,7 @@ class GadgetSession:
     def _begin_measurement(self, xml: bytes) -> None:
         self._private = frozenset(patient_words(xml))
         REDACTION.add(self._private)
+        self._admit()
         config = self._config or GadgetConfig()
         target: Target = self._target or _target_of(config)
         scan = parse_header(xml)
@@ -435,20 +512,33 @@ class GadgetSession:
         """Sink of the pipeline, in its thread."""
         match item:
             case Image():
-                self._outbox.put(encode_parts(item))
-                self._counters.images += 1
+                self._n_made += 1
+                self._outbox.put(encode_parts(item), self._count_image)
             case Opaque() | Acquisition():
                 self._outbox.put(encode_parts(item))
                 self._n_passed += 1
             case Delivered():
-                latency_ms = (time.monotonic_ns() - item.received_ns) / 1e6
-                text = "frame %d: %s handed over %.0f ms after its last readout"
-                self._log.info(text, item.frame, item.kind, latency_ms, extra={"frame": item.frame})
+                self._outbox.put([], lambda _: self._tell_sent(item))
+            case FrameEnd():
+                if self._metrics is not None:
+                    self._metrics.frames.inc()
             case Notice(level="error"):
                 self._failures.append(item.text)
                 self._log.error("%s", item.text)
             case Notice():
                 self._log.log(logging.WARNING if item.level == "warning" else logging.INFO, "%s", item.text)
+
+    def _count_image(self, _: int) -> None:
+        """An image has been sent; in the sending thread."""
+        self._counters.images += 1
+        if self._metrics is not None:
+            self._metrics.images.inc()
+
+    def _tell_sent(self, item: Delivered) -> None:
+        """All images of a frame and kind are sent; in the sending thread."""
+        latency_ms = (time.monotonic_ns() - item.received_ns) / 1e6
+        text = "frame %d: %s sent %.0f ms after its last readout"
+        self._log.info(text, item.frame, item.kind, latency_ms, extra={"frame": item.frame})
 
     # ---- the end ----
 
@@ -458,6 +548,8 @@ class GadgetSession:
         if self._runner is None:
             return
         self._runner.finish(self._settings.finish_s)
+        if not self._outbox.flush(self._settings.finish_s):
+            raise self._unsent()
         counters = self._counters
         self._log.info(
             "received %d, frames %d, images sent %d, passed on %d, dropped %d",
@@ -469,12 +561,28 @@ class GadgetSession:
         )
         if self._failures:
             raise ScanError("\n".join(self._failures), where="see the images that were sent", code="with_errors")
-        if self._n_taken and not counters.images:
+        if self._n_taken and not self._n_made:
             reasons = ", ".join(f"{n} {reason}" for reason, n in counters.set_aside.items()) or "no frame was finished"
             raise ScanError(f"no image was made of {self._n_taken} items: {reasons}", code="no_images")
 
+    def _unsent(self) -> KstreamError:
+        """Why Gadgetron did not get what was made for it."""
+        error = self._ordered or self._outbox.error
+        if isinstance(error, KstreamError):
+            return error
+        return PeerError("Gadgetron did not take what was sent in time", where=self._place(), code="send_timeout")
+
     def _end(self, error: KstreamError | None) -> None:
-        """Say the last words and close."""
+        """Say the last words, close and count; whatever fails on the way, the rest still happens."""
+        with contextlib.ExitStack() as last:
+            last.callback(REDACTION.remove, self._private)
+            last.callback(self._close_journal, error)
+            last.callback(self._equipment.close)
+            last.callback(self._connection.close)
+            self._say_last_words(error)
+            self._count()
+
+    def _say_last_words(self, error: KstreamError | None) -> None:
         is_gone = error is not None and error.code in GONE
         if error is not None:
             if self._runner is not None:  # a step cannot be interrupted; what it still makes is thrown away
@@ -484,11 +592,30 @@ class GadgetSession:
         last.append(encode_parts(Close()))
         with contextlib.suppress(OSError, PeerError):
             self._outbox.put([part for parts in last for part in parts], wait=False)
-        self._outbox.finish(LAST_WORDS_S if is_gone else self._settings.send_s)
+        self._release()
+        self._outbox.finish(LAST_WORDS_S if is_gone else self._settings.finish_s)
         self._connection.end_sending(LAST_WORDS_S if error is None or is_gone else DRAIN_S)
-        self._connection.close()
-        self._equipment.close()
-        REDACTION.remove(self._private)
+
+    def _count(self) -> None:
+        metrics = self._metrics
+        if metrics is None:
+            return
+        metrics.received_bytes.inc(self._n_bytes)
+        metrics.sent_bytes.inc(self._outbox.n_bytes)
+        for reason, n in self._counters.set_aside.items():
+            metrics.set_aside.labels(reason).inc(n)
+
+    def _close_journal(self, error: KstreamError | None) -> None:
+        """Complete means that Gadgetron said CLOSE, whatever became of the scan."""
+        journal = self._journal
+        if journal is None:
+            return
+        journal.close(self._rules.is_closed, "" if error is None else error.what)
+        if journal.failure is not None:
+            self._tell_not_recorded(journal.failure)
+        elif error is None and not self.is_measuring and journal.path is not None:
+            with contextlib.suppress(OSError):  # nothing was measured
+                journal.path.unlink()
 
     def _place(self) -> str:
         return f"after {self._n_taken} items"
@@ -558,38 +685,36 @@ def _leave(code: int) -> None:
 # ---- connected to by Gadgetron ---------------------------------------------------------------------------------------
 
 
+REFUSALS = 16
+"""Refusals that may be under way at a time; beyond, a connection is closed without a word."""
+
+
 class GadgetDoor:
-    """Listens for Gadgetron's ``<connect>``, beside an MRD server and with the same models.
+    """Listens for Gadgetron's ``<connect>``: a second door of an MRD server, with the same models, limits, journals
+    and metrics.
 
     Gadgetron speaks no TLS: keep to loopback, or to a network of its own.
 
     Parameters
     ----------
-    hosts, port, settings, models : as of `MrdServer`; the number of sessions is counted for this door alone.
-    ended : called with the outcome of every session.
+    hosts, port, models : as of `MrdServer`.
+    server : measurements of both doors are counted there together, connections for each door alone.
 
     Raises
     ------
     PeerError : no address can be listened on.
     """
 
-    def __init__(
-        self,
-        hosts: Sequence[str],
-        port: int,
-        settings: ServerSettings,
-        models: SegmentSource,
-        ended: Callable[[str], None] = lambda outcome: None,
-    ) -> None:
+    def __init__(self, hosts: Sequence[str], port: int, server: MrdServer, models: SegmentSource) -> None:
         from .server import listen
 
-        self._settings, self._models, self._ended = settings, models, ended
+        self._server, self._settings, self._models = server, server.settings, models
         self._listeners = listen(hosts, port)
-        self._sessions: dict[threading.Thread, GadgetSession] = {}
+        self._sessions: dict[threading.Thread, GadgetSession | None] = {}  # None: accepted a moment ago
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._orphans: list[GadgetSession] = []
-        self._numbers = itertools.count(1)
+        self._refusals = threading.Semaphore(REFUSALS)
         self._thread = threading.Thread(target=self._accept_all, name="kstream-gadget-door", daemon=True)
 
     @property
@@ -601,16 +726,26 @@ class GadgetDoor:
         self._thread.start()
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Accept no more; give running sessions `grace_s` to end, then end them with an error to their Gadgetron."""
+        """Accept no more; give running scans `grace_s` to end, then end them with an error to their Gadgetron.
+
+        A server that is asked to stop once more ends the grace.
+        """
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(5)
         for listener in self._listeners:
             listener.close()
-        self._join(grace_s)
         for session in self._running():
-            session.interrupt(PeerError("the server was stopped", hint="send the scan again", code="server_stopped"))
-        self._join(5.0)
+            if not session.is_measuring:
+                session.interrupt(_stopped())
+        self._join(grace_s, hurried_s=0.0)
+        for session in self._running():
+            log.warning("a session did not end in time and is ended")
+            session.interrupt(_stopped())
+        self._join(5.0, hurried_s=1.0)
+        for session in self._running():
+            session.force(_stopped())
+        self._join(5.0, hurried_s=1.0)
 
     @property
     def is_computing(self) -> bool:
@@ -632,45 +767,101 @@ class GadgetDoor:
             log.error("a connection could not be accepted: %s", error)
             self._stopping.wait(0.1)
             return
+        self._server.metrics.connections.inc()
         with self._lock:
             n_running = len(self._sessions)
-        if n_running >= self._settings.max_connections:
+        refusal = self._server.refusal(n_running)
+        if refusal is not None:
+            self._refuse(raw, refusal)
+            return
+        thread = threading.Thread(target=self._serve, args=(raw,), name="kstream-gadget", daemon=True)
+        with self._lock:
+            self._sessions[thread] = None
+        try:
+            thread.start()
+        except RuntimeError as error:  # the machine gives no more threads: this one loses, the others do not
+            with self._lock:
+                del self._sessions[thread]
+            self._drop(raw, error)
+
+    def _drop(self, raw: socket.socket, error: Exception) -> None:
+        raw.close()
+        self._server.metrics.sessions.labels("error").inc()
+        log.error("a connection had to be dropped: %s", error, extra={"code": "error"})
+
+    def _refuse(self, raw: socket.socket, error: PeerError) -> None:
+        """Say why; in a thread of its own, for Gadgetron must get rid of what it is sending before it can read it."""
+        self._server.metrics.sessions.labels(error.code).inc()
+        log.warning("%s", error, extra={"code": error.code})
+        if not self._refusals.acquire(blocking=False):
             raw.close()
             return
-        session = GadgetSession(
-            SocketConnection(raw),
-            f"g{next(self._numbers)}",
-            self._settings,
-            lambda _: contextlib.nullcontext(self._models),
-        )
-        if n_running >= self._settings.max_sessions:
-            session.interrupt(
-                PeerError(
-                    f"busy: {n_running} measurements run already",
-                    hint="try again later, or kstream serve --max-sessions N",
-                    code="busy",
-                )
-            )
-        thread = threading.Thread(target=self._serve, args=(session,), name="kstream-gadget", daemon=True)
-        with self._lock:
-            self._sessions[thread] = session
-        thread.start()
-
-    def _serve(self, session: GadgetSession) -> None:
         try:
-            self._ended(session.run())
+            threading.Thread(target=self._tell, args=(raw, error), name="kstream-refuse", daemon=True).start()
+        except RuntimeError:
+            self._refusals.release()
+            raw.close()
+
+    def _tell(self, raw: socket.socket, error: PeerError) -> None:
+        try:
+            connection = SocketConnection(raw)
+            with contextlib.suppress(OSError):
+                connection.send([*encode_parts(Error(str(error))), *encode_parts(Close())], LAST_WORDS_S)
+                connection.end_sending(DRAIN_S)
+            connection.close()
         finally:
+            self._refusals.release()
+
+    def _serve(self, raw: socket.socket) -> None:
+        """One connection; in a thread of its own."""
+        session: GadgetSession | None = None
+        thread = threading.current_thread()
+        try:
+            try:
+                session = self._session(SocketConnection(raw))
+            except RuntimeError as error:  # no thread for its sender
+                return self._drop(raw, error)
             with self._lock:
-                self._sessions.pop(threading.current_thread(), None)
-                self._orphans = [orphan for orphan in (*self._orphans, session) if orphan.is_computing]
+                self._sessions[thread] = session
+            self._server.enter(session)
+            if self._stopping.is_set():  # while it was being made
+                session.interrupt(_stopped())
+            self._server.metrics.sessions.labels(session.run()).inc()
+        finally:
+            self._server.leave()
+            with self._lock:
+                self._sessions.pop(thread, None)
+                ended = [session] if session is not None else []
+                self._orphans = [orphan for orphan in (*self._orphans, *ended) if orphan.is_computing]
+
+    def _session(self, connection: SocketConnection) -> GadgetSession:
+        number, journal = self._server.register(connection.peer)
+        place = Place(self._server.admit, self._server.dismiss, journal, self._server.metrics)
+        try:
+            return GadgetSession(
+                connection, f"g{number}", self._settings, lambda _: contextlib.nullcontext(self._models), place=place
+            )
+        except RuntimeError as error:
+            if journal is not None:
+                journal.close(False, str(error))
+            raise
 
     def _running(self) -> list[GadgetSession]:
         with self._lock:
-            return list(self._sessions.values())
+            return [session for session in self._sessions.values() if session is not None]
 
-    def _join(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _join(self, seconds: float, hurried_s: float) -> None:
+        """Wait until all sessions have ended, for at most `seconds`, or `hurried_s` once the server is hurried."""
+        begin = time.monotonic()
         with self._lock:
             threads = list(self._sessions)
         for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+            while thread.is_alive():
+                left_s = begin + (hurried_s if self._server.is_hurried else seconds) - time.monotonic()
+                if left_s <= 0:
+                    return
+                thread.join(min(0.1, left_s))
+
+
+def _stopped() -> PeerError:
+    return PeerError("the server was stopped", hint="send the scan again", code="server_stopped")

@@ -14,7 +14,6 @@ from ..stream import StageError
 from ..stream.queue import BoundedQueue
 from .connection import Buffer, Connection
 
-
 TURN_S = 0.05
 
 

@@ -15,13 +15,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ..errors import PeerError
+from ..errors import KstreamError, PeerError
 from ..mrd.codec import encode
 from ..mrd.messages import Close
 from .connection import Connection, SocketConnection, TlsConnection
-from .journal import JournalFolder
+from .journal import JournalFolder, SessionJournal
 from .metrics import ServerMetrics
 from .settings import LOOPBACK, ServerSettings
 from .store import ModelStore, SegmentSource
@@ -44,6 +44,21 @@ STEP_S = 60.0
 """Longest wait for a step of a session that was ended: nothing can interrupt it."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Guest(Protocol):
+    """A session, of whatever door."""
+
+    @property
+    def is_computing(self) -> bool: ...
+
+    @property
+    def queued_bytes(self) -> int: ...
+
+    @property
+    def unsent_bytes(self) -> int: ...
+
+    def force(self, error: KstreamError) -> None: ...
 
 
 class MrdServer:
@@ -75,6 +90,7 @@ class MrdServer:
         self._tls = tls
         self._sessions: dict[threading.Thread, ServerSession] = {}
         self._pending: set[threading.Thread] = set()
+        self._guests: dict[threading.Thread, Guest] = {}  # sessions of another door
         self._measuring: dict[threading.Thread, None] = {}  # in the order of their headers
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -172,7 +188,17 @@ class MrdServer:
         )
         with self._lock:
             self._pending.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the machine gives no more threads: this client loses, the others do not
+            with self._lock:
+                self._pending.discard(thread)
+            self._drop(connection, error)
+
+    def _drop(self, raw: socket.socket, error: Exception) -> None:
+        raw.close()
+        self.metrics.sessions.labels("error").inc()
+        log.error("a connection had to be dropped: %s", error, extra={"code": "error"})
 
     def _serve(self, raw: socket.socket, number: int) -> None:
         """One connection; in a thread of its own."""
@@ -186,9 +212,14 @@ class MrdServer:
             release = functools.partial(self._dismiss, thread)
             from .session import ServerSession  # brings the pipeline: the server listens before that is loaded
 
-            session = ServerSession(
-                connection, number, self.settings, self._models, self.metrics, admit, journal, release
-            )
+            try:
+                session = ServerSession(
+                    connection, number, self.settings, self._models, self.metrics, admit, journal, release
+                )
+            except RuntimeError as error:  # no thread for its sender
+                if journal is not None:
+                    journal.close(False, str(error))
+                return self._drop(raw, error)
             with self._lock:
                 self._sessions[thread] = session
                 self._pending.discard(thread)
@@ -202,13 +233,14 @@ class MrdServer:
                 self._pending.discard(thread)
                 self._measuring.pop(thread, None)
 
-    def _secured(self, raw: socket.socket) -> Connection | None:
+    def _secured(self, raw: socket.socket, is_counted: bool = False) -> Connection | None:
         if self._tls is None:
             return SocketConnection(raw)
         try:
             return TlsConnection(raw, self._tls, None, self.settings.handshake_s)
         except PeerError as error:
-            self.metrics.sessions.labels(error.code).inc()
+            if not is_counted:
+                self.metrics.sessions.labels(error.code).inc()
             log.error("%s", error, extra={"code": error.code})
             return None
 
@@ -231,18 +263,56 @@ class MrdServer:
         with self._lock:
             self._measuring.pop(thread, None)
 
+    # ---- for the sessions of another door; each calls from its own thread ----
+
+    def refusal(self, n_connections: int) -> PeerError | None:
+        """Why a door that has `n_connections` can take no other one now; None if it can."""
+        is_full = n_connections >= self.settings.max_connections
+        with self._lock:
+            is_busy = len(self._measuring) >= self.settings.max_sessions
+        return _busy(self.settings, is_full) if is_full or is_busy else None
+
+    def register(self, peer: str) -> tuple[int, SessionJournal | None]:
+        """Number and journal for a session."""
+        number = next(self._numbers)
+        return number, self._journals.open(number, peer) if self._journals is not None else None
+
+    def enter(self, guest: Guest) -> None:
+        """From now on the session is among the gauges, and may be ended for its memory."""
+        with self._lock:
+            self._guests[threading.current_thread()] = guest
+
+    def admit(self) -> None:
+        """The header has come; raises a PeerError if this measurement cannot be taken."""
+        self._admit(threading.current_thread())
+
+    def dismiss(self) -> None:
+        """The measurement is over."""
+        self._dismiss(threading.current_thread())
+
+    def leave(self) -> None:
+        """The session is over."""
+        self.dismiss()
+        with self._lock:
+            self._guests.pop(threading.current_thread(), None)
+
     def _refuse(self, raw: socket.socket, error: PeerError) -> None:
         """Say why; in a thread of its own, for the client may be slow to read it."""
         self.metrics.sessions.labels(error.code).inc()
         log.warning("%s", error, extra={"code": error.code})
-        if self._refusals.acquire(blocking=False):
-            threading.Thread(target=self._tell_refused, args=(raw, error), name="kstream-refuse", daemon=True).start()
-        else:
+        if not self._refusals.acquire(blocking=False):
+            raw.close()
+            return
+        teller = threading.Thread(target=self._tell_refused, args=(raw, error), name="kstream-refuse", daemon=True)
+        try:
+            teller.start()
+        except RuntimeError:
+            self._refusals.release()
             raw.close()
 
     def _tell_refused(self, raw: socket.socket, error: PeerError) -> None:
         try:
-            connection = self._secured(raw)
+            connection = self._secured(raw, is_counted=True)
             if connection is not None:
                 with contextlib.suppress(OSError):
                     connection.send([encode(line(f"{PREFIX['error']}{error}")), encode(Close())], 1.0)
@@ -258,12 +328,14 @@ class MrdServer:
             if resident_bytes() > cap_bytes:
                 with self._lock:
                     youngest = next(reversed(self._measuring), None)
-                    session = self._sessions.get(youngest) if youngest is not None else None
+                    session: Guest | None = None
+                    if youngest is not None:
+                        session = self._sessions.get(youngest) or self._guests.get(youngest)
                 if session is not None:
                     log.error("the server uses more than %g GiB: its youngest session is ended", cap_bytes / 2**30)
                     self._end_for_memory(session)
 
-    def _end_for_memory(self, session: ServerSession) -> None:
+    def _end_for_memory(self, session: Guest) -> None:
         """End a session, and wait until its memory is free: else the next session would be ended for it as well."""
         session.force(_too_large(self.settings))
         deadline = time.monotonic() + STEP_S
@@ -273,14 +345,18 @@ class MrdServer:
         self._stopping.wait(WATCH_S)
 
     def _watch_gauges(self) -> None:
-        def total(of: Callable[[ServerSession], int]) -> Callable[[], float]:
-            return lambda: float(sum(of(session) for session in self._running()))
+        def total(of: Callable[[Guest], int]) -> Callable[[], float]:
+            return lambda: float(sum(of(session) for session in self._all()))
 
         watch = self.metrics.watch
-        watch("open_sessions", "sessions now", lambda: float(len(self._running())))
+        watch("open_sessions", "sessions now", lambda: float(len(self._all())))
         watch("queued_bytes", "acquisitions that wait for a pipeline", total(lambda s: s.queued_bytes))
         watch("unsent_bytes", "messages that wait for a client", total(lambda s: s.unsent_bytes))
         watch("resident_bytes", "resident memory of the server", lambda: float(resident_bytes()))
+
+    def _all(self) -> list[Guest]:
+        with self._lock:
+            return [*self._sessions.values(), *self._guests.values()]
 
     def _running(self) -> list[ServerSession]:
         with self._lock:

@@ -20,7 +20,7 @@ class ServerSettings:
     message_s : from the first byte of a message to its last; bytes that dribble in do not extend it.
     idle_s : between two messages; a paused scan is normal, a dead one is not.
     send_s : for a client to take one message of ours.
-    finish_s : for the pipeline to end after the last acquisition.
+    finish_s : for the pipeline to end after the last acquisition, and then for all that waits to be sent.
     queue : acquisitions that may wait for the pipeline.
     queue_mib : memory of acquisitions that may wait for the pipeline.
     send_mib : memory of messages that may wait for the client.

@@ -290,8 +290,8 @@ def scan() -> Iterator[Callable[[dict[str, Any]], Answer]]:
 
 
 def own_configuration(preset: str) -> dict[str, Any]:
-    """Of a preset, and what the header of the scan says of its trajectory's units."""
-    return {key: value for key, value, _ in resolve(preset).rows()} | {"trajectory.units": '"cycles_per_fov"'}
+    """Of a preset."""
+    return {key: value for key, value, _ in resolve(preset).rows()}
 
 
 def test_scanner_session_with_all_defaults_runs_the_presets_own_configuration(

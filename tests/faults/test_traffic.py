@@ -375,8 +375,9 @@ def test_row_32_ten_minutes_of_everything_at_once_leave_nothing_behind(tmp_path:
     """The soak of a day, shortened: several clients churn side by side and the resources are the same at the end."""
     with running(tmp_path, "--max-sessions", "24") as own:  # a client that hung up leaves a session that still ends
         churn(own, 50)
-        before, rss_before = resources(own), own.rss_bytes
-        end = time.monotonic() + 600
+        before, begin = resources(own), time.monotonic()
+        warm, end = begin + 60, begin + 600  # the allocator's pools first grow to what five clients need
+        rss_warm: list[int] = []
         problems: list[str] = []
 
         def work() -> None:
@@ -385,6 +386,8 @@ def test_row_32_ten_minutes_of_everything_at_once_leave_nothing_behind(tmp_path:
                     churn(own, 5)
                 except AssertionError as error:
                     problems.append(str(error))
+                if not rss_warm and time.monotonic() > warm:
+                    rss_warm.append(own.rss_bytes)
 
         workers = [threading.Thread(target=work) for _ in range(5)]
         for worker in workers:
@@ -393,7 +396,7 @@ def test_row_32_ten_minutes_of_everything_at_once_leave_nothing_behind(tmp_path:
             worker.join()
         assert not problems
         assert resources(own) == before
-        assert own.rss_bytes - rss_before < 32 * 2**20
+        assert own.rss_bytes - rss_warm[0] < 16 * 2**20
         assert good_session(own).pixels == reference(server)
 
 

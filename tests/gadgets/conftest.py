@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kstream.serve.gadgetron import GadgetDoor
+from kstream.serve.server import MrdServer
 from kstream.serve.settings import LOOPBACK, ServerSettings
 from kstream.serve.store import ModelStore
 from tests.gadgets.gadgetron_double import Gadgetron, Launch
@@ -20,9 +21,11 @@ MakeDoor = Callable[..., GadgetDoor]
 def doors() -> Iterator[MakeDoor]:
     """Makes doors for ``<connect>``; afterwards nothing of them is left."""
     made: list[GadgetDoor] = []
+    servers: list[MrdServer] = []
 
-    def make(settings: ServerSettings | None = None, **options: object) -> GadgetDoor:
-        door = GadgetDoor(LOOPBACK[:1], 0, settings or ServerSettings(), ModelStore(), **options)  # type: ignore[arg-type]
+    def make(settings: ServerSettings | None = None, server: MrdServer | None = None) -> GadgetDoor:
+        servers.append(server or MrdServer(LOOPBACK[:1], 0, settings))
+        door = GadgetDoor(LOOPBACK[:1], 0, servers[-1], ModelStore())
         door.start()
         made.append(door)
         return door
@@ -30,6 +33,8 @@ def doors() -> Iterator[MakeDoor]:
     yield make
     for door in made:
         door.stop(5.0)
+    for server in servers:
+        server.stop(0.0)
     left = [t for t in threading.enumerate() if t.name.startswith("kstream")]
     for thread in left:
         thread.join(5)

@@ -21,7 +21,6 @@ from kstream.mrd.codec import Decoder, encode
 from kstream.mrd.messages import Image, Opaque
 from kstream.pipeline import build_pipeline
 from kstream.serve.gadget_items import build_tail, expand_images, recon_data_readouts
-from kstream.serve.gadgetron import GadgetDoor
 from kstream.serve.server import MrdServer, ServerSettings
 from kstream.serve.store import ModelStore
 from kstream.stream import Pipeline
@@ -371,34 +370,3 @@ def test_slow_parent_bounds_what_waits_and_loses_nothing(dialled: Dial) -> None:
     gadgetron.send(bytes(stream[sent:]), spec.CLOSE)
     reader.join(60)
     assert [m.raw == big for m in found] == [True] * 200 + [False]
-
-
-def test_full_door_says_so(doors: Callable[..., GadgetDoor]) -> None:
-    door = doors(ServerSettings(max_sessions=1))
-    first = Gadgetron.dial(door.port)
-    first.open(preset=PRESET, target="reconstruct")
-    first.send(picture(1))
-    with first.socket.makefile("rb") as stream:
-        assert spec.read_message(stream).id == 1022  # the session runs
-        second = Gadgetron.dial(door.port)
-        found = second.receive()
-        assert ids(found) == [8, 4]
-        assert "busy" in found[0].text
-    first.close()
-    second.close()
-
-
-def test_door_that_is_stopped_tells_running_scans(doors: Callable[..., GadgetDoor]) -> None:
-    outcomes: list[str] = []
-    door = doors(ended=outcomes.append)
-    gadgetron = Gadgetron.dial(door.port)
-    gadgetron.open(preset=PRESET, target="reconstruct")
-    gadgetron.send(picture(1))
-    with gadgetron.socket.makefile("rb") as stream:
-        assert spec.read_message(stream).id == 1022
-        door.stop(0.0)
-        found = spec.read_messages(stream)
-    assert ids(found) == [8, 4]
-    assert "stopped" in found[0].text
-    assert outcomes == ["server_stopped"]
-    gadgetron.close()

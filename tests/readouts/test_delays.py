@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kstream.errors import ScanError
-from kstream.readouts.delays import CorrectDelays, fit_delays, shift_of
+from kstream.readouts.delays import CorrectDelays, _spread, fit_delays, shift_of
 from kstream.readouts.trajectory import PlacedAcquisition
 from kstream.types import GOLDEN_ANGLE_RAD, Acquisition, AcquisitionFlag, EncodingLimit, Float, Notice, Scan
 from tests import phantom
@@ -190,3 +190,64 @@ def test_curved_readouts_of_another_trajectory_pass_untouched() -> None:
     acquisition: Acquisition = stream(DELAYS)[0].acquisition
     item = PlacedAcquisition(acquisition, spiral)
     assert CorrectDelays(scan("other"), "estimate", 12, 51).push(item) == [item]
+
+
+def central(angles: np.ndarray, delays: np.ndarray) -> list[PlacedAcquisition]:
+    """Spokes of the central partition."""
+    data, k = delayed(angles, delays)
+    return [
+        PlacedAcquisition(STARS.acquisition(d, t[:, :0], i, 1), t) for i, (d, t) in enumerate(zip(data, k, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("angles", "tolerance"),
+    [
+        (np.arange(48) * np.pi / 48, 0.15),
+        (np.arange(96) * np.pi / 96, 0.15),
+        (np.arange(96) * np.pi / 48, 0.02),
+        (np.arange(96) * (np.pi / 96 + np.pi), 0.02),
+    ],
+    ids=["48 over half a turn", "96 over half a turn", "96 over a turn", "96 to and fro"],
+)
+def test_delays_of_uniform_scans_are_found_whatever_the_first_spokes_span(angles: np.ndarray, tolerance: float) -> None:
+    """The first 24 of 96 spokes span an eighth or a quarter of a turn only: more must be waited for."""
+    true = np.diag([0.7, 0.7])
+    items = central(angles, true)
+    moved, told = through(CorrectDelays(scan("radial"), "estimate", 24, len(items)), items)
+    assert "gradient delays corrected" in told[0]
+    assert "(24 spokes)" in told[0]
+    shifts = np.array([m.trajectory[5, :2] - i.trajectory[5, :2] for m, i in zip(moved, items, strict=True)])
+    expected = -np.stack([np.cos(angles), np.sin(angles)], axis=1) @ true
+    np.testing.assert_allclose(shifts / (0.5, 0.5 * ASPECT), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.6])
+def test_uniform_half_circle_without_delays_is_left_alone(first: float) -> None:
+    """From 1.6 rad on, the fit would have 0.45 samples."""
+    items = central(first + np.arange(48) * np.pi / 48, np.zeros((2, 2)))
+    moved, told = through(CorrectDelays(scan("radial"), "estimate", 24, 48), items)
+    assert "no significant gradient delays" in told[0]
+    assert all(m is i for m, i in zip(moved, items, strict=True))
+
+
+def test_full_circle_is_not_waited_for_to_its_end_and_half_a_circle_is() -> None:
+    for turn, earliest in ((2 * np.pi, 0.75), (np.pi, 1.0)):
+        items = central(np.arange(40) * turn / 40, np.zeros((2, 2)))
+        stage = CorrectDelays(scan("radial"), "estimate", 12, 40)
+        counts = [len(stage.push(item)) for item in items]
+        assert counts.index(max(counts)) + 1 == pytest.approx(earliest * 40, abs=1)
+
+
+def test_spokes_for_the_fit_are_spread_over_all_directions_that_came() -> None:
+    """Ten at nearly one angle, then a fan that leads past 0: the fit must not be made of the ten."""
+    angles = np.concatenate([np.full(10, 0.2) + 1e-3 * np.arange(10), 5.0 + np.arange(40) * np.pi / 60])
+    items = central(angles, DELAYS)
+    few = _spread(items, 12)
+    numbers = [item.acquisition.counter("kspace_encode_step_1") for item in few]
+    assert len(numbers) == 12
+    assert numbers == sorted(set(numbers))
+    assert sum(number < 10 for number in numbers) <= 2
+    assert {10, 49} <= set(numbers)
+    assert _spread(items[:12], 12) == items[:12]
+    assert len(_spread(items[:3] * 9, 12)) == 12  # the same few directions over and over

@@ -75,7 +75,7 @@ def test_sizes_that_square_to_infinity_are_damage_and_strong_signals_are_not() -
 # Frames that lack readouts
 
 
-def framed(items: list[object], close_after: int = 0) -> tuple[list[object], Counters]:
+def framed(items: list[object], close_after: int = -1) -> tuple[list[object], Counters]:
     scan, counters = STARS.scan(), Counters()
     stage = FrameReadouts(scan, FramePlan.of(scan, "windows", 0, 0), counters, close_after)
     out = [made for item in items for made in stage.push(item)]  # type: ignore[arg-type]
@@ -117,13 +117,91 @@ def test_frame_of_lost_readouts_only_makes_no_image() -> None:
 
 
 def test_frame_that_lacks_a_readout_ends_when_later_ones_have_passed_by_option() -> None:
-    waiting, _ = framed([*ALL[:30], *ALL[31:]])
+    waiting, _ = framed([*ALL[:30], *ALL[31:]], close_after=0)
     assert not any(isinstance(i, FrameEnd) and i.frame == 0 for i in waiting[: waiting.index("finish")])
     out, counters = framed([*ALL[:30], *ALL[31:], ALL[30]], close_after=5)
     at = next(i for i, item in enumerate(out) if isinstance(item, FrameEnd) and item.frame == 0)
     assert sum(isinstance(item, Readout) and item.frame == 1 for item in out[:at]) == 5
     assert counters.set_aside == {"after its frame was over": 1}
     assert [end.frame for end in out if isinstance(end, FrameEnd)] == [0, 1, 2]
+
+
+def test_frame_that_lacks_a_readout_ends_when_a_later_frame_has_come() -> None:
+    out, counters = framed([*ALL[:30], *ALL[31:], ALL[30], ALL[29]])
+    at = next(i for i, item in enumerate(out) if isinstance(item, FrameEnd) and item.frame == 0)
+    assert sum(isinstance(item, Readout) and item.frame == 1 for item in out[:at]) == 52
+    assert not any(isinstance(item, Readout) and item.frame == 2 for item in out[:at])
+    assert any("frame 0 slice 0 is incomplete: 51 of 52" in text for text in notices(out))
+    assert counters.set_aside == {"after its frame was over": 1, "repeated": 1}
+    every, _ = framed([item for i, item in enumerate(ALL) if i % 52 != 7])  # each frame lacks one
+    assert [i.frame for i in every[: every.index("finish")] if isinstance(i, FrameEnd)] == [0]
+
+
+def test_frame_that_still_gets_readouts_is_not_closed() -> None:
+    """A readout of its own starts the count anew: late ones mean that more may come."""
+    order = [*ALL[:50], *ALL[52:100], ALL[50], *ALL[100:150], ALL[51], *ALL[150:]]
+    out, counters = framed(order)
+    assert [end.is_complete for end in out if isinstance(end, FrameEnd)] == [True] * 3
+    assert not counters.set_aside
+
+
+@pytest.mark.parametrize("n_segments", [2, 3, 13])
+def test_segmented_frames_are_not_closed_between_their_segments(n_segments: int) -> None:
+    """Frames take turns, as heart phases do: long gaps, but no later frame comes as a whole."""
+    limits = {**STARS.scan().limits, "phase": EncodingLimit(0, 19, 0), "kspace_encode_step_1": EncodingLimit(0, 12, 0)}
+    scan, counters = replace(STARS.scan(), limits=limits), Counters()
+    stage = FrameReadouts(scan, FramePlan.of(scan, "phase", 0, 0), counters)
+    out: list[object] = []
+    for spokes in np.array_split(np.arange(13), n_segments):
+        for phase in range(20):
+            for spoke in spokes:
+                for partition in range(4):
+                    item = placed(int(spoke), partition)
+                    item.acquisition.header["idx"]["phase"] = phase
+                    out += stage.push(item)
+    assert [end.is_complete for end in out if isinstance(end, FrameEnd)] == [True] * 20
+    assert not counters.set_aside
+
+
+def test_frames_that_come_backwards_or_shuffled_are_whole() -> None:
+    for order in (ALL[::-1], [ALL[i] for i in np.random.default_rng(1).permutation(len(ALL))]):
+        out, _ = framed(order)
+        assert sorted(end.frame for end in out if isinstance(end, FrameEnd) and end.is_complete) == [0, 1, 2]
+
+
+def test_finished_frames_cost_next_to_nothing_and_are_still_known() -> None:
+    limits = {
+        "kspace_encode_step_1": EncodingLimit(0, 12, 0),
+        "kspace_encode_step_2": EncodingLimit(0, 3, 2),
+        "repetition": EncodingLimit(0, 99, 0),
+    }
+    scan, counters = replace(STARS.scan(), limits=limits, user_parameters={}), Counters()
+    stage = FrameReadouts(scan, FramePlan.of(scan, "auto", 0, 0), counters)
+    items = [placed(s, p) for s in range(13) for p in range(4)]
+    for repetition in range(20):
+        for item in items[: 52 - (repetition == 19)]:
+            item.acquisition.header["idx"]["repetition"] = repetition
+            stage.push(item)
+    stage.finish()
+    assert not stage._frames
+    assert sum(len(runs._first) for runs in stage._over.values()) == 20
+    items[0].acquisition.header["idx"]["repetition"] = 3
+    stage.push(items[0])
+    stage.push(items[0])
+    items[51].acquisition.header["idx"]["repetition"] = 19
+    stage.push(items[51])
+    assert counters.set_aside == {"repeated": 2, "after its frame was over": 1}
+
+
+def test_readouts_per_frame_say_how_many_spokes_there_are_where_the_header_does_not() -> None:
+    scan = STARS.scan()
+    limits = {name: limit for name, limit in scan.limits.items() if name != "kspace_encode_step_1"}
+    scan = replace(scan, limits={**limits, "average": EncodingLimit(0, 1, 0)}, user_parameters={})
+    plan = FramePlan.of(scan, "single", 0, 13 * 4 * 2)
+    assert (plan.n_spokes, plan.n_expected) == (13, 104)
+    angles = planned_angles_rad(replace(scan, trajectory="radial"), "uniform-half", plan.n_spokes, SpokeOrder())
+    assert angles is not None
+    assert len(np.unique(np.round(angles, 3))) == 13
 
 
 # Where samples lie
@@ -192,6 +270,16 @@ def test_golden_angles_run_on_through_whatever_numbers_the_frames() -> None:
     assert found == pytest.approx((2 * 13 + 4) * GOLDEN_ANGLE_RAD % (2 * np.pi), abs=1e-4)
 
 
+def test_stored_angles_of_alternating_spokes_turn_every_second_one() -> None:
+    stored, scan = 0.4, replace(STARS.scan(), user_parameters={"spoke_angle_rad": "user_float_0"})
+    for spoke, turned in ((4, 0.0), (5, np.pi)):
+        acquisition = one(spoke)
+        acquisition.header["user_float"][0] = stored
+        found = angle_of(resolve(scan, "user_float", order=SpokeOrder(alternate=True)), acquisition)
+        assert found == pytest.approx(stored + turned, abs=1e-5)
+        assert angle_of(resolve(scan, "user_float"), acquisition) == pytest.approx(stored, abs=1e-5)
+
+
 @pytest.mark.parametrize(("name", "units"), [("spoke_angle_deg", "header"), ("", "deg"), ("spoke_angle_rad", "deg")])
 def test_stored_angles_may_be_in_degrees_if_declared(name: str, units: str) -> None:
     scan = replace(STARS.scan(), user_parameters={name: "user_float_0"} if name else {})
@@ -214,7 +302,7 @@ def test_planned_angles_are_those_that_the_stage_gives() -> None:
     assert planned_angles_rad(replace(scan, trajectory="radial"), "auto", 13, order) is None
 
 
-def carried(bad: slice, value: float) -> Acquisition:
+def carried(bad: slice | list[int], value: float) -> Acquisition:
     acquisition = one(2)
     acquisition.trajectory = STARS.spoke(2).copy()
     acquisition.trajectory[bad] = value
@@ -232,6 +320,21 @@ def test_samples_outside_the_declared_range_are_refused_or_masked(value: float) 
     assert not item.acquisition.data[:, 30:33].any()
     np.testing.assert_array_equal(item.acquisition.data[:, :30], acquisition.data[:, :30])
     np.testing.assert_allclose(item.trajectory[:, :2], STARS.spoke(2), atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [slice(-4, None), slice(0, 5), [0, 1, 20, 36, 37]])
+def test_masked_ends_go_on_along_the_spoke(bad: slice | list[int]) -> None:
+    """A spoke that bends has no place in zero-wait combination, which ended the measurement."""
+    stage = resolve(STARS.scan(), outside="mask")
+    _, item = stage.push(carried(bad, np.nan))
+    assert not item.acquisition.data[:, bad].any()
+    np.testing.assert_allclose(item.trajectory[:, :2], STARS.spoke(2), atol=1e-4)
+
+
+def test_two_samples_of_which_one_is_outside_stay_finite() -> None:
+    acquisition = STARS.acquisition(np.ones((3, 2), np.complex64), np.array([[1, 2], [np.nan, 0]], np.float32), 0, 0)
+    _, item = resolve(STARS.scan(), outside="mask").push(acquisition)
+    np.testing.assert_array_equal(item.trajectory, [[1, 2, 0], [1, 2, 0]])
 
 
 def test_trajectory_mostly_outside_is_lost_counted_and_told_once() -> None:

@@ -7,6 +7,7 @@ from kstream.config import resolve
 from kstream.mrd.messages import Image
 from kstream.pipeline import build_pipeline
 from kstream.readouts.delays import fit_delays, shift_of
+from kstream.recon.calibration import EspiritSettings
 from kstream.recon.coils import volume_maps
 from kstream.recon.density import angle_gaps_rad, polar_weights, readout_angle_rad
 from kstream.recon.iterative import IterativeSettings, SenseOperator, solve_slice
@@ -35,7 +36,7 @@ def solved(data: Complex, k: Float, n: int) -> tuple[Complex, float, SenseOperat
     samples, flat = data.transpose(1, 0, 2).reshape(data.shape[1], -1), k.reshape(-1, 3)
     coil = SenseOperator(flat, weights, np.ones((1, n, n), np.complex64))
     images = np.stack([coil.weighted_adjoint(one[None]) for one in samples])[:, None]
-    operator = SenseOperator(flat, weights, volume_maps(images, 24, 6, 0.02, 0.8, 64, 100)[:, 0])
+    operator = SenseOperator(flat, weights, volume_maps(images, EspiritSettings(24, 6, 0.02, 0.8, 64, 100))[:, 0])
     image = solve_slice(operator, samples, IterativeSettings(15, 0.0)).image
     left = np.linalg.norm((operator.forward(image) - samples) * np.sqrt(weights))
     return image, float(left / np.linalg.norm(samples * np.sqrt(weights))), operator, samples, weights

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kstream.errors import ScanError
+from kstream.recon.calibration import EspiritSettings
 from kstream.recon.coils import CombineCoils, combine, volume_maps
 from kstream.recon.espirit import coil_maps, espirit_maps
 from kstream.recon.fourier import to_kspace
@@ -68,7 +69,7 @@ def test_empty_calibration_gives_empty_maps() -> None:
 def items(method: str = "espirit", order: tuple[int, ...] = (0, 1)) -> list[object]:
     images, _ = coil_images()
     volume = np.stack([images, images[:, ::-1]], axis=1)
-    stage = CombineCoils(method, 0, 24, 6, 0.02, 0.8, 64, 100)
+    stage = CombineCoils(method, 0, EspiritSettings(24, 6, 0.02, 0.8, 64, 100))
     geometry = Geometry((N, N, 2), (200.0, 200.0, 10.0))
     out: list[object] = []
     for frame in order:
@@ -100,7 +101,7 @@ def test_root_sum_of_squares_is_the_magnitude() -> None:
 def test_maps_are_made_slice_by_slice() -> None:
     images, _ = coil_images()
     volume = np.stack([images, images[:, ::-1]], axis=1)
-    maps = volume_maps(volume, 24, 6, 0.02, 0.8, 64, 100)
+    maps = volume_maps(volume, EspiritSettings(24, 6, 0.02, 0.8, 64, 100))
     first = combine(volume, maps)[0]
     expected = (espirit_maps(centre(to_kspace(images), 24), (N, N), crop=0.8).conj() * images).sum(0)
     np.testing.assert_allclose(first, expected, atol=1e-4)

@@ -60,3 +60,45 @@ def test_end_of_a_frame_or_of_the_scan_ends_the_holding() -> None:
 def test_scans_with_no_more_coils_pass_untouched() -> None:
     stage, items = CompressCoils(7, 3), readouts(4)
     assert [stage.push(item)[0] is item for item in items] == [True] * 4
+
+
+def test_every_slice_has_virtual_coils_of_its_own() -> None:
+    """Sequential slices, seen by different coils: those learnt on the first would keep nothing of the second."""
+    stage, out = CompressCoils(3, 4), []
+    items = readouts(6, n_coils=6)
+    for slice_, seen in ((0, [1, 1, 1, 0.01, 0.01, 0.01]), (1, [0.01, 0.01, 0.01, 1, 1, 1])):
+        for item in items:
+            data = (item.data * np.array(seen)[:, None]).astype(np.complex64)
+            out += stage.push(Readout(data, item.trajectory, 0, slice_, 0, item.key, 0))
+    made = [item for item in out if isinstance(item, Readout)]
+    assert [item.slice for item in made] == [0] * 6 + [1] * 6
+    for slice_, coils in ((0, slice(0, 3)), (1, slice(3, 6))):
+        kept = [energy(made[6 * slice_ + i].data) for i in range(6)]
+        np.testing.assert_allclose(kept, [energy(item.data[coils]) for item in items], rtol=0.01)
+    told = [item.text for item in out if isinstance(item, Notice)]
+    assert [text[:8] for text in told] == ["slice 0:", "slice 1:"]
+    assert all("99.9" in text or "100.00" in text for text in told)
+
+
+def test_slices_that_interleave_release_what_is_theirs() -> None:
+    stage = CompressCoils(3, 2)
+    items = [Readout(r.data, r.trajectory, 0, i % 2, 0, r.key, 0) for i, r in enumerate(readouts(5))]
+    out = [stage.push(item) for item in items]
+    assert [len(made) for made in out] == [0, 0, 3, 3, 1]
+    assert [made.slice for made in out[2][1:] + out[3][1:]] == [0, 0, 1, 1]
+    end = FrameEnd(0, 1, 2, 2, 0, GEOMETRY)
+    assert stage.push(end) == [end]
+
+
+def test_partitions_outermost_wait_for_the_centre_of_kz() -> None:
+    """At the edge of kz there is only noise, of other coils than see the object."""
+    rng, stage, out = np.random.default_rng(5), CompressCoils(2, 3, centre=2), []
+    for partition in range(5):
+        for spoke, item in enumerate(readouts(4, n_coils=7, rank=2)):
+            noise = rng.standard_normal((7, 11)) * [[0], [0], [0], [0], [1], [1], [1]]
+            data = (item.data if partition == 2 else 0.1 * noise).astype(np.complex64)
+            out.append(stage.push(Readout(data, item.trajectory, 0, 0, partition, (spoke, partition), 0)))
+    assert [len(made) for made in out] == [0] * 10 + [12] + [1] * 9
+    object_ = next(made for made in out[10] if isinstance(made, Readout) and made.partition == 2)
+    exact = readouts(4, n_coils=7, rank=2)[0].data
+    assert energy(object_.data) == pytest.approx(energy(exact), rel=1e-3)

@@ -7,12 +7,11 @@ import pytest
 from kstream.errors import ShapeError
 from kstream.recon.density import (
     AnglePlan,
-    SpokeAngles,
     angle_gaps_rad,
-    angle_step_rad,
     pipe_menon_weights,
     polar_weights,
     readout_angle_rad,
+    turn_rad,
     voronoi_weights,
 )
 from kstream.types import GOLDEN_ANGLE_RAD, Float, Readout
@@ -52,8 +51,8 @@ def test_ramp_integrates_a_smooth_function_wherever_the_centre_lies_between_samp
 def test_spoke_serves_two_directions_and_an_interleave_one() -> None:
     radius = np.arange(-8, 8, dtype=np.float32)
     spoke = np.stack([radius, radius, 0 * radius], 1)
-    assert angle_step_rad(spoke, 10) == pytest.approx(np.pi / 10)
-    assert angle_step_rad(spoke[8:] + 0.5, 10) == pytest.approx(2 * np.pi / 10)
+    assert turn_rad(spoke) == pytest.approx(np.pi)
+    assert turn_rad(spoke[8:] + 0.5) == pytest.approx(2 * np.pi)
 
 
 def test_gaps_of_any_angles_fill_the_turn_and_those_of_uniform_angles_are_equal() -> None:
@@ -70,19 +69,6 @@ def test_golden_angles_leave_gaps_of_at_most_three_sizes() -> None:
     assert len(np.unique(np.round(angle_gaps_rad(GOLDEN_96), 9))) > 1
 
 
-@pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
-def test_adding_a_spoke_changes_only_its_neighbours_and_ends_at_the_batch_gaps(turn: float) -> None:
-    angles = np.random.default_rng(1).uniform(-20, 20, 41)
-    growing, shares = SpokeAngles(turn), {}
-    for n, angle in enumerate(angles, start=1):
-        changed = growing.add(float(angle))
-        assert len(changed) <= 3
-        assert n - 1 in changed
-        shares.update(changed)
-        assert sum(shares.values()) == pytest.approx(turn)
-    np.testing.assert_allclose([shares[i] for i in range(41)], angle_gaps_rad(angles, turn))
-
-
 def test_planned_gaps_hold_for_every_golden_window_and_not_for_spokes_elsewhere() -> None:
     planned = np.arange(34) * GOLDEN_ANGLE_RAD
     plan, aspect = AnglePlan(planned, n_averages=2, aspect=0.7), 0.7
@@ -97,6 +83,44 @@ def test_planned_gaps_hold_for_every_golden_window_and_not_for_spokes_elsewhere(
         np.testing.assert_allclose(found, gaps / 2)
     assert step(5, planned[5] + 0.4, 0) == pytest.approx(np.pi / 68)
     np.testing.assert_allclose(step(7, planned[7], 0, 26), angle_gaps_rad(planned[:13])[7] / 2)
+
+
+def steps(angles: np.ndarray, order: list[int], n_partitions: int = 1) -> np.ndarray:
+    """Steps by partition and spoke, of spokes that come in `order`, all of one partition first."""
+    plan, found = AnglePlan(np.arange(13) * GOLDEN_ANGLE_RAD), np.zeros((n_partitions, 13))
+    k = phantom.spokes(angles, (17, 17))
+    for partition in range(n_partitions):
+        for i in order:
+            readout = Readout(np.zeros((1, 34), np.complex64), k[i], 0, 0, partition, (i, partition), 0)
+            found[partition, i] = plan.step_rad(readout, 13)
+    return found
+
+
+@pytest.mark.parametrize("stray", [0, 1, 7, 12])
+def test_stray_spoke_takes_no_gaps_from_the_others_wherever_it_comes(stray: int) -> None:
+    planned = np.arange(13) * GOLDEN_ANGLE_RAD
+    angles, gaps = planned + 0.9, angle_gaps_rad(planned)
+    angles[stray] += 0.3
+    others = np.arange(13) != stray
+    for order in (list(range(13)), list(range(12, -1, -1)), [stray, *np.flatnonzero(others).tolist()]):
+        found = steps(angles, order, n_partitions=3)
+        np.testing.assert_allclose(found[:, others], np.tile(gaps[others], (3, 1)))
+        np.testing.assert_allclose(found[:, stray], gaps[stray] if order.index(stray) < 2 else np.pi / 13)
+
+
+def test_angles_that_follow_no_plan_get_the_mean_gap_from_the_third_on() -> None:
+    angles = np.random.default_rng(8).uniform(0, np.pi, 13)
+    np.testing.assert_allclose(steps(angles, list(range(13)))[0, 2:], np.pi / 13)
+
+
+def test_frames_that_are_long_over_are_forgotten() -> None:
+    plan = AnglePlan(np.arange(13) * GOLDEN_ANGLE_RAD)
+    k = phantom.spokes(np.arange(13) * GOLDEN_ANGLE_RAD, (17, 17))
+    for frame in range(40):
+        for slice_ in range(3):
+            plan.step_rad(Readout(np.zeros((1, 34), np.complex64), k[2], frame, slice_, 0, (2, 0), 0), 13)
+    assert sorted(plan._came) == [0, 1, 2]
+    assert all(list(frames) == list(range(32, 40)) for frames in plan._came.values())
 
 
 def test_voronoi_cells_of_a_grid_are_its_spacing_and_shared_places_share() -> None:

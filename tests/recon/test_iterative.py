@@ -16,6 +16,7 @@ from kstream.recon.iterative import (
     total_variation_proximal,
 )
 from kstream.recon.sampling import Sampling
+from kstream.stream.runners import run_inline
 from kstream.types import GOLDEN_ANGLE_RAD, Complex, EncodingLimit, Float, FrameEnd, Geometry, KSpace, Notice, Readout
 from tests import phantom
 from tests.scans import StackOfStars
@@ -212,7 +213,16 @@ def test_weights_may_come_from_where_the_samples_of_a_frame_lie(density: str) ->
 
 def test_memory_is_bounded_and_partitions_must_share_their_spokes() -> None:
     with pytest.raises(ScanError, match="take more than"):
-        stage(memory_gib=1e-6).push(frame_of(0)[0])
+        stage(memory_gib=1e-6)  # coil images and maps alone
+    images_gib = 3 * N_COILS * NZ * MATRIX[0] * MATRIX[1] * 8 / 2**30
+    tight = stage(memory_gib=images_gib + 1e-5)
+    with pytest.raises(ScanError, match="readouts that wait"):
+        run_inline(tight, frame_of(0))
+    frame_bytes = sum(item.data.nbytes for item in frame_of(0) if isinstance(item, Readout))
+    again = stage(memory_gib=images_gib + 1.5 * frame_bytes / 2**30)
+    for number in range(3):
+        for item in frame_of(number):
+            again.push(item)
     step = stage()
     items = frame_of(0)
     turned = items[4]

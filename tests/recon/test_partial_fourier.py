@@ -7,7 +7,8 @@ import pytest
 
 from kstream.errors import ScanError
 from kstream.recon.fourier import to_image, to_kspace
-from kstream.recon.partial_fourier import FillPartialFourier, fill_homodyne, fill_pocs, is_partial, kz_positions
+from kstream.recon.partial_fourier import FillPartialFourier, fill_homodyne, fill_pocs, is_partial
+from kstream.recon.sampling import kz_positions
 from kstream.types import Complex, EncodingLimit, Geometry, KSpace, Notice
 from tests.scans import StackOfStars
 
