@@ -154,14 +154,14 @@ class MrdServer:
         for session in self._running():
             if not session.is_measuring:
                 session.interrupt(stopped)
-        self._join(grace_s)
+        self._join(grace_s, 0.0)
         for session in self._running():
             log.warning("a session did not end in time and is ended")
             session.interrupt(stopped)
-        self._join(1.0 if self.is_hurried else 5.0)
+        self._join(5.0, 1.0)
         for session in self._running():
             session.force(stopped)
-        self._join(1.0 if self.is_hurried else 5.0)
+        self._join(5.0, 1.0)
 
     def _close_listeners(self) -> None:
         """From now on the system refuses clients, which can then try another server."""
@@ -362,14 +362,17 @@ class MrdServer:
         with self._lock:
             return list(self._sessions.values())
 
-    def _join(self, seconds: float) -> None:
+    def _join(self, seconds: float, hurried_s: float) -> None:
+        """Wait until all sessions have ended, for at most `seconds`, or `hurried_s` once we are hurried."""
+        begin = time.monotonic()
         with self._lock:
             threads = [*self._sessions, *self._pending]
-        deadline = time.monotonic() + seconds
-        was_hurried = self.is_hurried
         for thread in threads:
-            while thread.is_alive() and time.monotonic() < deadline and self.is_hurried == was_hurried:
-                thread.join(min(0.1, max(deadline - time.monotonic(), 0.0)))
+            while thread.is_alive():
+                left_s = begin + (hurried_s if self.is_hurried else seconds) - time.monotonic()
+                if left_s <= 0:
+                    return
+                thread.join(min(0.1, left_s))
 
 
 def resident_bytes() -> int:
