@@ -35,16 +35,17 @@ def command(
 
     output.mkdir(parents=True, exist_ok=True)
     recording = output / "scan.h5"
-    with working("simulating one breast DCE scan", quiet):
-        exam = simulate_breast_exam(BreastProtocol(matrix=matrix, n_spokes=spokes, n_lesions=2), seed)
-        save_exam(exam, recording)
-    with Recording(recording) as source:
-        n_acquisitions = source.n_acquisitions
-    with _server(output / "server.log") as port, ReplayProgress(n_acquisitions, quiet=quiet) as bar:
-        images = output / "images.h5"
-        result = replay(
-            recording, port=port, preset=preset, output=images, speed=speed, progress=bar.sent, on_text=bar.text
-        )
+    images = output / "images.h5"
+    with _server(output / "server.log") as port:  # first: it loads its model while the scan is simulated
+        with working("simulating one breast DCE scan", quiet):
+            exam = simulate_breast_exam(BreastProtocol(matrix=matrix, n_spokes=spokes, n_lesions=2), seed)
+            save_exam(exam, recording)
+        with Recording(recording) as source:
+            n_acquisitions = source.n_acquisitions
+        with ReplayProgress(n_acquisitions, quiet=quiet) as bar:
+            result = replay(
+                recording, port=port, preset=preset, output=images, speed=speed, progress=bar.sent, on_text=bar.text
+            )
     if result.errors:
         raise KstreamError(f"the server told an error: {result.errors[0]}", where=str(output / "server.log"))
     with working("drawing pictures and the report", quiet):
