@@ -109,7 +109,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def model_card(info: BundleInfo, experiment_file: str, tables: Mapping[str, str]) -> str:
     """Text of the card, in Markdown."""
-    counted = cost(info.architecture, info.arguments, (1, 2, info.patch_depth, 128, 128))
+    counted = cost(info.architecture, info.arguments, ((1, 2, info.patch_depth, 128, 128),))
     entry = architecture(info.architecture)
     arguments = ", ".join(f"{key} {value}" for key, value in info.arguments.items())
     with_tables = "\n".join(f"### {cohort}\n\n{table}" for cohort, table in tables.items())

@@ -63,5 +63,5 @@ def _describe(name: str) -> dict[str, Any]:
     else:
         info = Bundle.load(name).info
         plain = json_.loads(info.to_json())
-        counted = cost(info.architecture, info.arguments, (1, 2, info.patch_depth, 128, 128))
-    return {**plain, "parameters": counted.parameters, "macs": counted.macs, "macs_patch": list(counted.patch)}
+        counted = cost(info.architecture, info.arguments, ((1, 2, info.patch_depth, 128, 128),))
+    return {**plain, "parameters": counted.parameters, "macs": counted.macs, "macs_inputs": counted.inputs}

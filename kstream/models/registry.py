@@ -13,7 +13,7 @@ from ..errors import ModelError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-Shape = tuple[int, int, int, int, int]
+Shape = tuple[int, ...]
 PAPER_PATCH: Shape = (1, 2, 24, 320, 320)
 
 
@@ -25,7 +25,7 @@ class Architecture:
     ----------
     target : ``package.module:Class`` of the torch module.
     arguments : every argument of the class with its default; nothing else may be passed.
-    patch : input ``(batch, channels, z, y, x)`` of the publication, for which costs are quoted.
+    inputs : shapes of the forward pass's float32 inputs, in order, as in the publication: costs are quoted for them.
     """
 
     name: str
@@ -33,16 +33,16 @@ class Architecture:
     description: str
     paper: str
     arguments: Mapping[str, Any]
-    patch: Shape = PAPER_PATCH
+    inputs: tuple[Shape, ...] = (PAPER_PATCH,)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Size and work of a network: parameters, and multiply-accumulates of one forward pass of `patch`."""
+    """Size and work of a network: parameters, and multiply-accumulates of one forward pass of `inputs`."""
 
     parameters: int
     macs: int
-    patch: Shape
+    inputs: tuple[Shape, ...]
 
 
 _PAPER = "paper 000: reconstruction-free segmentation of breast DCE MRI from k-space"
@@ -124,19 +124,19 @@ def build(name: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
         raise ModelError(f"architecture {name} refuses its arguments: {error}", where=str(given)) from error
 
 
-def cost(name: str, arguments: Mapping[str, Any] | None = None, patch: Shape | None = None) -> Cost:
+def cost(name: str, arguments: Mapping[str, Any] | None = None, inputs: tuple[Shape, ...] = ()) -> Cost:
     """Count parameters and multiply-accumulates without allocating memory (meta device).
 
-    Convolutions are counted, normalisation, activation and the Fourier bridge are not: half the total of torch's
-    ``FlopCounterMode``.
+    Convolutions and matrix products are counted, normalisation, activation and Fourier transforms are not: half the
+    total of torch's ``FlopCounterMode``. `inputs` are shapes as in `Architecture`; none: the publication's.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    shape = patch or architecture(name).patch
+    shapes = inputs or architecture(name).inputs
     with torch.device("meta"), torch.inference_mode():
         network = build(name, arguments)
         with FlopCounterMode(display=False) as counter:
-            network(torch.empty(shape))
+            network(*(torch.empty(shape) for shape in shapes))
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(n_parameters, counter.get_total_flops() // 2, shape)
+    return Cost(n_parameters, counter.get_total_flops() // 2, shapes)

@@ -31,8 +31,8 @@ def test_parameters_and_work_are_those_of_the_paper(name: str) -> None:
 
 
 def test_work_scales_with_voxels_and_batch() -> None:
-    small = cost("breast-hybrid", patch=(1, 2, 8, 32, 40))
-    assert cost("breast-hybrid", patch=(3, 2, 16, 64, 40)).macs == 12 * small.macs
+    small = cost("breast-hybrid", inputs=((1, 2, 8, 32, 40),))
+    assert cost("breast-hybrid", inputs=((3, 2, 16, 64, 40),)).macs == 12 * small.macs
 
 
 def test_looking_up_names_and_bundles_does_not_import_torch() -> None:
