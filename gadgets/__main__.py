@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..errors import ConfigError, KstreamError
-from ..serve.gadgetron import dial, run_child
+from ..serve.gadget_child import dial, run_child
 from .targets import target_of
 
 MODULE = "kstream.gadgets"

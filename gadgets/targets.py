@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from ..errors import ConfigError
 from ..mrd.messages import ConfigText, Header, Message
 from ..serve.connection import Connection, SocketConnection
-from ..serve.gadgetron import PRESETS, Target, run_child
+from ..serve.gadget_child import run_child
+from ..serve.gadget_config import PRESETS, Target
 
 
 def segment(connection: Any) -> NoReturn:

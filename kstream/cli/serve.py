@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from ..serve.gadgetron import GadgetDoor
+    from ..serve.gadget_door import GadgetDoor
     from ..serve.server import MrdServer
     from ..serve.worker_link import Keys
     from ..serve.workers import ModelWorkers
@@ -163,7 +163,7 @@ def _gadget_door(hosts: Sequence[str], port: int | None, server: MrdServer, mode
     """The door for Gadgetron, if it is wanted."""
     if port is None:
         return None
-    from ..serve.gadgetron import GadgetDoor
+    from ..serve.gadget_door import GadgetDoor
 
     return GadgetDoor(hosts, port, server, models)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kstream.serve.gadgetron import GadgetDoor
+from kstream.serve.gadget_door import GadgetDoor
 from kstream.serve.server import MrdServer
 from kstream.serve.settings import LOOPBACK, ServerSettings
 from kstream.serve.store import ModelStore

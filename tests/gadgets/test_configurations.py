@@ -14,7 +14,8 @@ from kstream.config import resolve
 from kstream.errors import ConfigError
 from kstream.gadgets.__main__ import install
 from kstream.gadgets.targets import take_over, target_of
-from kstream.serve.gadgetron import PRESETS, log_level, parse_config
+from kstream.serve.gadget_child import log_level
+from kstream.serve.gadget_config import PRESETS, parse_config
 
 FOLDER = Path(kstream.gadgets.__file__).parent
 FILES = sorted((FOLDER / "config").glob("*.xml"))

@@ -15,9 +15,9 @@ import pytest
 from kstream.errors import PeerError
 from kstream.mrd.recording import Recording
 from kstream.mrd.recovering import find_journals, recover_journal
-from kstream.serve import gadgetron as gadgetron_module
+from kstream.serve import gadget_session
 from kstream.serve.connection import Buffer
-from kstream.serve.gadgetron import GadgetDoor
+from kstream.serve.gadget_door import GadgetDoor
 from kstream.serve.server import MrdServer
 from kstream.serve.settings import LOOPBACK, ServerSettings
 from tests.gadgets import specification as spec
@@ -98,7 +98,7 @@ def test_full_door_says_so_without_a_session(both: Both, monkeypatch: pytest.Mon
     server, door = both(max_sessions=1)
     first = measuring(door)
     begun: list[object] = []
-    monkeypatch.setattr(gadgetron_module, "parse_header", begun.append)
+    monkeypatch.setattr(gadget_session, "parse_header", begun.append)
     second = Gadgetron.dial(door.port)
     second.open(preset=PRESET, target="reconstruct")
     found = second.receive()
@@ -135,7 +135,7 @@ def test_header_that_comes_when_the_last_place_was_taken_is_refused_unread(
     assert until(lambda: any(session is not None for session in door._sessions.values()))
     first = measuring(door)
     begun: list[object] = []
-    monkeypatch.setattr(gadgetron_module, "parse_header", begun.append)
+    monkeypatch.setattr(gadget_session, "parse_header", begun.append)
     early.send(spec.header(STARS.scan().xml))
     found = early.receive()
     assert ids(found) == [8, 4]

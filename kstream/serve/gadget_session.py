@@ -1,4 +1,4 @@
-"""Gadgetron's external interface: one session as a gadget, launched by Gadgetron or connected to.
+"""One session as a gadget.
 
 Gadgetron sends CONFIG_TEXT (the ``<configuration>`` of the gadget), HEADER, items and CLOSE; a gadget answers with
 items and CLOSE. Texts, queries and configurations (ids 1, 2, 3, 5, 6, 7) from a gadget end the stream, so progress goes
@@ -13,24 +13,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
-import selectors
-import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ..config import SHOW, Config, did_you_mean, resolve, setting_names
+from ..config import Config, resolve
 from ..errors import ConfigError, KstreamError, PeerError, ProtocolError, ScanError
 from ..mrd.buffers import GADGET_FORMATS, ImageArray
 from ..mrd.codec import Decoder, encode_parts
 from ..mrd.header import parse_header, patient_words
 from ..mrd.messages import Close, ConfigText, Error, Header, Image, Message, Opaque, Text
-from ..mrd.properties import properties_from_xml
 from ..mrd.session import Session as SessionRules
 from ..pipeline import build_pipeline
 from ..segment import Segment
@@ -39,30 +32,18 @@ from ..stream.runners import ThreadCrew, ThreadRunner
 from ..stream.telemetry import Counters
 from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
 from . import parameters
-from .connection import Connection, SocketConnection, connect
+from .connection import Connection
+from .gadget_config import HOUSE, PRESETS, Equip, GadgetConfig, Target, parse_config, target_of
 from .gadget_items import Expand, build_tail, expand_images, readouts_expander
 from .logs import REDACTION, SESSION, SessionLog
-from .logs import set_up as set_up_logs
 from .outbox import Outbox
 from .settings import ServerSettings
-from .store import ModelStore, SegmentSource
 
 if TYPE_CHECKING:
     from .journal import SessionJournal
     from .metrics import ServerMetrics
-    from .server import MrdServer
 
 log = logging.getLogger("kstream.gadgetron")
-
-Target = Literal["segment", "reconstruct", "segment_images"]
-"""What a gadget does: readouts to images and labels; readouts to images; complex image arrays to labels."""
-
-PRESETS: Mapping[Target, str] = {
-    "segment": "breast-dce",
-    "reconstruct": "recon-radial",
-    "segment_images": "breast-dce",
-}
-"""Presets of configurations that name none."""
 
 BATCH_BYTES, BATCH_ITEMS = 1 << 20, 64
 """Most that is held back from the pipeline while more is there to read."""
@@ -83,125 +64,6 @@ GONE = frozenset(
     {"ended_without_close", "truncated", "connection_broke", "closed_before_configuration", "send_timeout"}
 )
 """Errors after which nobody waits for images."""
-
-LOG_LEVEL = "GADGETRON_EXTERNAL_LOG_LEVEL"
-
-
-# ---- what Gadgetron's configuration says -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class GadgetConfig:
-    """The properties of ``<configuration>``.
-
-    Parameters
-    ----------
-    preset : empty takes the target's own.
-    target : what to do, for whoever is not told by the name that Gadgetron launches.
-    device : where networks run that no worker runs.
-    worker : addresses of model workers, separated by spaces.
-    worker_absent : no worker answers: ``fail`` the scan, or segment here (``local``).
-    worker_s : seconds for a worker to segment one volume.
-    worker_key, worker_public : certificates for workers on tcp.
-    buffer_gib : largest bucket, buffer or image array that is taken.
-    settings : every other property, by ``section.key``.
-    """
-
-    preset: str = ""
-    target: str = ""
-    device: str = "cpu"
-    worker: str = ""
-    worker_absent: Literal["fail", "local"] = "fail"
-    worker_s: float = 120.0
-    worker_key: str = ""
-    worker_public: str = ""
-    buffer_gib: float = 1.0
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-
-HOUSE = ("device", "worker", "worker_absent", "worker_s", "worker_key", "worker_public", "buffer_gib")
-"""Properties that say how this process is equipped: they are not for whoever connects to a server."""
-
-_OWN = ("preset", "target", *HOUSE)
-
-
-def parse_config(text: str) -> GadgetConfig:
-    """Read the configuration that Gadgetron sends.
-
-    Raises
-    ------
-    ConfigError : a property that has no meaning here, or a value out of its range.
-    ProtocolError : the text is not XML.
-    """
-    own: dict[str, Any] = {}
-    settings: dict[str, str] = {}
-    known = setting_names()
-    for name, value in properties_from_xml(text).items():
-        if name in _OWN:
-            own[name] = value
-        elif name in known:
-            settings[name] = value
-        else:
-            raise ConfigError(
-                f"the property {name[:80]!r} has no meaning here",
-                where="<configuration> of the gadget",
-                hint=did_you_mean(name, (*_OWN, *known), SHOW),
-            )
-    for name in ("worker_s", "buffer_gib"):
-        if name in own:
-            own[name] = _positive(name, own[name])
-    if own.get("worker_absent", "fail") not in ("fail", "local"):
-        raise ConfigError("worker_absent is neither fail nor local", where="<configuration> of the gadget")
-    if own.get("target", "segment") not in PRESETS:
-        raise ConfigError(
-            f"there is no target {own['target'][:80]!r}",
-            where="<configuration> of the gadget",
-            hint=did_you_mean(own["target"], tuple(PRESETS)),
-        )
-    return GadgetConfig(**own, settings=settings)
-
-
-def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{name} is {text[:80]!r}, expected a number above 0", where="<configuration> of the gadget")
-    return value
-
-
-Equip = Callable[[GadgetConfig], contextlib.AbstractContextManager[SegmentSource]]
-"""Gives the models for a session."""
-
-
-@contextlib.contextmanager
-def own_models(config: GadgetConfig) -> Iterator[SegmentSource]:
-    """Models of a process of its own: from the workers that the configuration names, or loaded here."""
-    if not config.worker:
-        yield ModelStore(config.device)
-        return
-    from .worker_link import Keys  # pyzmq only where it is used: the process starts for every scan
-    from .workers import ModelWorkers, WorkerSettings
-
-    keys = Keys(Path(config.worker_key), Path(config.worker_public)) if config.worker_key else None
-    workers = ModelWorkers(
-        WorkerSettings(
-            addresses=tuple(config.worker.replace(",", " ").split()),
-            device=config.device,
-            timeout_s=config.worker_s,
-            keys=keys,
-            when_absent=config.worker_absent,
-        )
-    )
-    workers.start()
-    try:
-        yield workers
-    finally:
-        workers.stop(LAST_WORDS_S)
-
-
-# ---- one session -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -463,7 +325,7 @@ class GadgetSession:
         REDACTION.add(self._private)
         self._admit()
         config = self._config or GadgetConfig()
-        target: Target = self._target or _target_of(config)
+        target: Target = self._target or target_of(config)
         scan = parse_header(xml)
         resolved = self._resolve(config, target, scan)
         if target == "reconstruct":
@@ -619,249 +481,3 @@ class GadgetSession:
 
     def _place(self) -> str:
         return f"after {self._n_taken} items"
-
-
-def _target_of(config: GadgetConfig) -> Target:
-    return next((target for target in PRESETS if target == config.target), "segment")
-
-
-# ---- launched by Gadgetron -------------------------------------------------------------------------------------------
-
-CHILD = ServerSettings(handshake_s=30.0, message_s=120.0, idle_s=86_400.0, send_s=60.0)
-"""Limits of a process that Gadgetron starts: a scan may pause for long; a Gadgetron that dies is seen otherwise."""
-
-
-def dial(port: int) -> Connection:
-    """Connect back to the Gadgetron that started this process.
-
-    Raises
-    ------
-    PeerError : nobody listens.
-    """
-    return connect("localhost", port, seconds=CHILD.handshake_s)
-
-
-def run_child(connection: Connection, target: Target, opening: Sequence[Message] = ()) -> int:
-    """Serve one scan in a process of its own; gives the exit code.
-
-    The process ends here if a step of the pipeline is still at work: nothing can interrupt it, and Python would wait.
-    """
-    from ..engines.memory import keep_large_blocks
-
-    keep_large_blocks()
-    set_up_logs("text", log_level())
-    sys.setswitchinterval(5e-4)  # see kstream/cli/serve.py
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="kstream-parent", daemon=True).start()
-    session = GadgetSession(connection, "gadget", CHILD, own_models, target=target, is_trusted=True, opening=opening)
-    session.run()
-    code = 0 if session.error is None else session.error.exit_code
-    if session.is_computing:
-        _leave(code)
-    return code
-
-
-def log_level() -> int:
-    """The level that Gadgetron's environment asks for; DEBUG, as Gadgetron has it, if it asks for none that we know."""
-    return logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL, "").upper(), logging.DEBUG)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process when its parent has ended, whatever it is doing.
-
-    A parent that dies closes its socket, which the session sees; but while it computes what nobody waits for any more,
-    only this tells a dead parent from one that has said CLOSE and waits.
-    """
-    while os.getppid() == parent:
-        time.sleep(LOOK_S)
-    log.error("Gadgetron has ended: so does its gadget")
-    _leave(PeerError.exit_code)
-
-
-def _leave(code: int) -> None:
-    logging.shutdown()
-    os._exit(code)
-
-
-# ---- connected to by Gadgetron ---------------------------------------------------------------------------------------
-
-
-REFUSALS = 16
-"""Refusals that may be under way at a time; beyond, a connection is closed without a word."""
-
-
-class GadgetDoor:
-    """Listens for Gadgetron's ``<connect>``: a second door of an MRD server, with the same models, limits, journals
-    and metrics.
-
-    Gadgetron speaks no TLS: keep to loopback, or to a network of its own.
-
-    Parameters
-    ----------
-    hosts, port, models : as of `MrdServer`.
-    server : measurements of both doors are counted there together, connections for each door alone.
-
-    Raises
-    ------
-    PeerError : no address can be listened on.
-    """
-
-    def __init__(self, hosts: Sequence[str], port: int, server: MrdServer, models: SegmentSource) -> None:
-        from .server import listen
-
-        self._server, self._settings, self._models = server, server.settings, models
-        self._listeners = listen(hosts, port)
-        self._sessions: dict[threading.Thread, GadgetSession | None] = {}  # None: accepted a moment ago
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._orphans: list[GadgetSession] = []
-        self._refusals = threading.Semaphore(REFUSALS)
-        self._thread = threading.Thread(target=self._accept_all, name="kstream-gadget-door", daemon=True)
-
-    @property
-    def port(self) -> int:
-        return int(self._listeners[0].getsockname()[1])
-
-    def start(self) -> None:
-        """Accept in a thread of its own."""
-        self._thread.start()
-
-    def stop(self, grace_s: float = 10.0) -> None:
-        """Accept no more; give running scans `grace_s` to end, then end them with an error to their Gadgetron.
-
-        A server that is asked to stop once more ends the grace.
-        """
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(5)
-        for listener in self._listeners:
-            listener.close()
-        for session in self._running():
-            if not session.is_measuring:
-                session.interrupt(_stopped())
-        self._join(grace_s, hurried_s=0.0)
-        for session in self._running():
-            log.warning("a session did not end in time and is ended")
-            session.interrupt(_stopped())
-        self._join(5.0, hurried_s=1.0)
-        for session in self._running():
-            session.force(_stopped())
-        self._join(5.0, hurried_s=1.0)
-
-    @property
-    def is_computing(self) -> bool:
-        """True while a pipeline works, even if its session has ended."""
-        return any(session.is_computing for session in (*self._orphans, *self._running()))
-
-    def _accept_all(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for listener in self._listeners:
-                selector.register(listener, selectors.EVENT_READ)
-            while not self._stopping.is_set():
-                for key, _ in selector.select(LOOK_S):
-                    self._accept(key.fileobj)  # type: ignore[arg-type]
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            raw, _ = listener.accept()
-        except OSError as error:  # too many open files, or a peer that was gone at once: others go on
-            log.error("a connection could not be accepted: %s", error)
-            self._stopping.wait(0.1)
-            return
-        self._server.metrics.connections.inc()
-        with self._lock:
-            n_running = len(self._sessions)
-        refusal = self._server.refusal(n_running)
-        if refusal is not None:
-            self._refuse(raw, refusal)
-            return
-        thread = threading.Thread(target=self._serve, args=(raw,), name="kstream-gadget", daemon=True)
-        with self._lock:
-            self._sessions[thread] = None
-        try:
-            thread.start()
-        except RuntimeError as error:  # the machine gives no more threads: this one loses, the others do not
-            with self._lock:
-                del self._sessions[thread]
-            self._drop(raw, error)
-
-    def _drop(self, raw: socket.socket, error: Exception) -> None:
-        raw.close()
-        self._server.metrics.sessions.labels("error").inc()
-        log.error("a connection had to be dropped: %s", error, extra={"code": "error"})
-
-    def _refuse(self, raw: socket.socket, error: PeerError) -> None:
-        """Say why; in a thread of its own, for Gadgetron must get rid of what it is sending before it can read it."""
-        self._server.metrics.sessions.labels(error.code).inc()
-        log.warning("%s", error, extra={"code": error.code})
-        if not self._refusals.acquire(blocking=False):
-            raw.close()
-            return
-        try:
-            threading.Thread(target=self._tell, args=(raw, error), name="kstream-refuse", daemon=True).start()
-        except RuntimeError:
-            self._refusals.release()
-            raw.close()
-
-    def _tell(self, raw: socket.socket, error: PeerError) -> None:
-        try:
-            connection = SocketConnection(raw)
-            with contextlib.suppress(OSError):
-                connection.send([*encode_parts(Error(str(error))), *encode_parts(Close())], LAST_WORDS_S)
-                connection.end_sending(DRAIN_S)
-            connection.close()
-        finally:
-            self._refusals.release()
-
-    def _serve(self, raw: socket.socket) -> None:
-        """One connection; in a thread of its own."""
-        session: GadgetSession | None = None
-        thread = threading.current_thread()
-        try:
-            try:
-                session = self._session(SocketConnection(raw))
-            except RuntimeError as error:  # no thread for its sender
-                return self._drop(raw, error)
-            with self._lock:
-                self._sessions[thread] = session
-            self._server.enter(session)
-            if self._stopping.is_set():  # while it was being made
-                session.interrupt(_stopped())
-            self._server.metrics.sessions.labels(session.run()).inc()
-        finally:
-            self._server.leave()
-            with self._lock:
-                self._sessions.pop(thread, None)
-                ended = [session] if session is not None else []
-                self._orphans = [orphan for orphan in (*self._orphans, *ended) if orphan.is_computing]
-
-    def _session(self, connection: SocketConnection) -> GadgetSession:
-        number, journal = self._server.register(connection.peer)
-        place = Place(self._server.admit, self._server.dismiss, journal, self._server.metrics)
-        try:
-            return GadgetSession(
-                connection, f"g{number}", self._settings, lambda _: contextlib.nullcontext(self._models), place=place
-            )
-        except RuntimeError as error:
-            if journal is not None:
-                journal.close(False, str(error))
-            raise
-
-    def _running(self) -> list[GadgetSession]:
-        with self._lock:
-            return [session for session in self._sessions.values() if session is not None]
-
-    def _join(self, seconds: float, hurried_s: float) -> None:
-        """Wait until all sessions have ended, for at most `seconds`, or `hurried_s` once the server is hurried."""
-        begin = time.monotonic()
-        with self._lock:
-            threads = list(self._sessions)
-        for thread in threads:
-            while thread.is_alive():
-                left_s = begin + (hurried_s if self._server.is_hurried else seconds) - time.monotonic()
-                if left_s <= 0:
-                    return
-                thread.join(min(0.1, left_s))
-
-
-def _stopped() -> PeerError:
-    return PeerError("the server was stopped", hint="send the scan again", code="server_stopped")
