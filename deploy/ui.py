@@ -45,6 +45,7 @@ DEFAULT_SETTINGS = (
     "partial_fourier.method",
     "iterative.method",
     "images.magnitude_type",
+    "images.overlay",
     "segment.on_failure",
 )
 """What an operator may want to change beside the preset, and what cannot harm a scan."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .config import Config
+from .config import Config, ImagesConfig
 from .errors import ScanError
-from .mrd.stages import MakeImages
+from .mrd.stages import MakeImages, Overlay
 from .readouts.delays import CorrectDelays
 from .readouts.framing import FramePlan, FrameReadouts
 from .readouts.oversampling import RemoveOversampling
@@ -17,8 +17,8 @@ from .readouts.routing import RouteReadouts
 from .readouts.trajectory import ResolveTrajectory, SpokeOrder, planned_angles_rad
 from .readouts.whitening import Prewhiten
 from .recon import iterative
-from .recon.calibration import EspiritSettings
-from .recon.coils import CombineCoils, volume_maps
+from .recon.calibration import EspiritSettings, map_finder
+from .recon.coils import CombineCoils, map_sets
 from .recon.combine import CombineSpokes, frame_sums
 from .recon.compression import CompressCoils
 from .recon.contrast import SubtractContrast
@@ -68,7 +68,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
     _check_frames(plan, config)
     _check_density(scan, config)
     _check_plane(scan, config)
-    trajectory, images = config.trajectory, config.images
+    trajectory = config.trajectory
     stages: list[Stage] = [
         RouteReadouts(scan, config.readouts.samples, counters, config.readouts.not_finite),
         Prewhiten(config.noise.prewhiten, counters),
@@ -105,9 +105,24 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
         stages.append(SubtractContrast(config.contrast.pre_frame))
     if segment is not None:
         stages.append(segment)
-    make_images = MakeImages(scan, images.magnitude_series, images.label_series, images.magnitude_type, plan.by)
-    stages += [ToImageSpace(), make_images]
+    stages += [ToImageSpace(), make_images(scan, config.images, plan.by)]
     return Measurement(Pipeline(*stages, source=[Acquisition, Wake]), counters, plan)
+
+
+def make_images(scan: Scan, images: ImagesConfig, frames_by: str) -> MakeImages:
+    """The last step, for frames that are numbered by `frames_by`."""
+    overlay = None
+    if images.overlay != "off":
+        overlay = Overlay(images.overlay_series, images.overlay, images.contour_axes)
+    return MakeImages(
+        scan,
+        images.magnitude_series,
+        images.label_series,
+        images.magnitude_type,
+        frames_by,
+        label_lut=images.label_lut,
+        overlay=overlay,
+    )
 
 
 def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -> list[Stage]:
@@ -150,6 +165,8 @@ def _espirit(config: Config) -> EspiritSettings:
         coils.map_size,
         coils.iterations,
         coils.weighting,
+        coils.sets,
+        map_finder(config.gridding.device),
     )
 
 
@@ -162,10 +179,13 @@ def _iterating(config: Config, method: iterative.Method, sampling: Sampling) -> 
     )
 
     def maps_of(images: Complex) -> Complex:
-        return volume_maps(images, espirit) if len(images) > 1 else np.ones_like(images)
+        if len(images) == 1:
+            return np.ones_like(images)
+        sets = map_sets(images, espirit)
+        return sets if coils.sets > 1 else np.asarray(sets[0], np.complex64)
 
     return iterative.ReconstructIteratively(
-        sampling, maps_of, coils.calibration_frame, settings, config.gridding.memory_gib
+        sampling, maps_of, coils.calibration_frame, settings, config.gridding.memory_gib, coils.sets
     )
 
 
@@ -205,6 +225,12 @@ def _check_combination(scan: Scan, config: Config) -> None:
             "an iterated image needs coil maps, and coils.method is rss",
             where="configuration",
             hint="--set coils.method=espirit, or --set iterative.method=off",
+        )
+    if config.coils.sets > 1 and config.coils.method == "rss":
+        raise ScanError(
+            f"coils.sets is {config.coils.sets}, but a root sum of squares (coils.method) has no maps",
+            where="configuration",
+            hint="--set coils.method=espirit, or --set coils.sets=1",
         )
     if gridding.method == "zero-wait" and against:
         raise ScanError(

@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 from ..errors import ScanError, ShapeError
 from ..types import Complex, FrameImage, Geometry, KSpace, LabelMap, LabelTable, Scan, Vector
 from .messages import IMAGE_DTYPES, IMAGE_HEADER, IMAGE_TYPES, Image, Meta
+from .overlays import coloured, contours
 
 DISCLAIMER = "research use only"
 
 _MAX_INDEX = 65535
 _DATA_TYPES = {dtype: number for number, dtype in IMAGE_DTYPES.items()}
+
+OverlayStyle = Literal["rgb", "contours"]
+"""How labels are shown on the magnitude."""
 
 Counter = Literal["repetition", "contrast", "phase", "set"]
 """Counters of an image header that can carry the frame."""
@@ -82,6 +86,7 @@ def label_images(
     series: int,
     *,
     description: str = "",
+    lut: str = "",
     frame_counter: Counter = "repetition",
     meta: Mapping[str, str | list[str]] | None = None,
 ) -> list[Image]:
@@ -93,6 +98,7 @@ def label_images(
     Parameters
     ----------
     labels : the label map with its table, geometry and provenance.
+    lut : ``LUTFileName``, a palette of the host that it shows the labels with; empty: grey.
     scan, series, description, frame_counter, meta : as in `magnitude_images`.
 
     Raises
@@ -114,9 +120,53 @@ def label_images(
     }
     attributes |= _common_meta(labels.geometry, labels.frame, description or f"{scan.protocol_name} labels".strip())
     attributes |= {"WindowCenter": str(max(1, n_classes // 2)), "WindowWidth": str(max(2, n_classes))}
-    attributes |= {f"kstream_{_ascii(key)}": _ascii(value) for key, value in labels.provenance.items()}
+    attributes |= {"LUTFileName": _ascii(lut)} if lut else {}
+    attributes |= _provenance(labels)
     attributes |= dict(meta or {})
     return _slices(labels.labels.astype("<u2"), attributes, labels, scan, series, frame_counter)
+
+
+def overlay_images(
+    frame: FrameImage,
+    labels: LabelMap,
+    scan: Scan,
+    series: int,
+    style: OverlayStyle = "rgb",
+    *,
+    contour_axes: Literal["xy", "yx"] = "xy",
+    frame_counter: Counter = "repetition",
+) -> list[Image]:
+    """Make one image message for each slice of a frame that shows its labels to people at the host's display.
+
+    Parameters
+    ----------
+    frame, labels : of the same frame and slice.
+    style : ``rgb`` sends three channels of 0 to 255 (uint16, ``image_type`` 6) with the labels in their colours and
+        outlined; ``contours`` sends the magnitude with a closed polygon around each region, as ``ROI_*`` attributes.
+    contour_axes : order of a polygon's coordinates; the host's documentation has row before column (``yx``), servers
+        that are known to work send column before row.
+    scan, series, frame_counter : as in `magnitude_images`.
+
+    Raises
+    ------
+    ShapeError
+        If image and labels have not the shape of one geometry.
+    """
+    _check_shape(frame.data.shape, frame.geometry)
+    _check_shape(labels.labels.shape, frame.geometry)
+    description = f"{scan.protocol_name} labels on magnitude".strip()
+    if style == "contours":
+        images = magnitude_images(frame, frame.data, scan, series, description=description, frame_counter=frame_counter)
+        for image, plane in zip(images, labels.labels, strict=True):
+            image.meta |= contours(plane, labels.table, contour_axes) | _provenance(labels)
+        return images
+    attributes: Meta = {
+        "DataRole": "Image",
+        "ImageType": "DERIVED\\SECONDARY\\SEGMENTATION",
+        "ImageProcessingHistory": ["KSTREAM", "SEGMENTATION"],
+    }
+    attributes |= _common_meta(frame.geometry, frame.frame, description) | _provenance(labels)
+    return _slices(coloured(np.abs(frame.data), labels), attributes, frame, scan, series, frame_counter)
 
 
 def label_table(image: Image) -> LabelTable | None:
@@ -176,7 +226,7 @@ def _slices(
     series: int,
     frame_counter: Counter,
 ) -> list[Image]:
-    """Cut ``(z, y, x)`` into messages of ``(1, 1, y, x)``."""
+    """Cut ``(z, y, x)`` into messages of ``(1, 1, y, x)``, colours ``(z, 3, y, x)`` into those of ``(3, 1, y, x)``."""
     n_z = pixels.shape[0]
     # A volume numbers its slices by z; two-dimensional slices come one by one and know their own number.
     n_slices = n_z if n_z > 1 else max(scan.limit("slice").size, item.slice + 1)
@@ -187,7 +237,8 @@ def _slices(
         header[frame_counter] = item.frame % (_MAX_INDEX + 1)
         header["slice"] = first + z
         header["image_index"] = (item.frame * n_slices + first + z) % _MAX_INDEX + 1
-        images.append(Image(header, dict(meta), np.ascontiguousarray(pixels[z])[None, None]))
+        n_y, n_x = pixels.shape[-2:]
+        images.append(Image(header, dict(meta), np.ascontiguousarray(pixels[z]).reshape(-1, 1, n_y, n_x)))
     return images
 
 
@@ -196,16 +247,16 @@ def _header(pixels: NDArray[Any], geometry: Geometry, z: int, series: int) -> An
     fov_x, fov_y, _ = geometry.field_of_view_mm
     header["version"] = 1
     header["data_type"] = _DATA_TYPES[pixels.dtype]
-    header["matrix_size"] = (pixels.shape[1], pixels.shape[0], 1)
+    header["matrix_size"] = (pixels.shape[-1], pixels.shape[-2], 1)
     header["field_of_view"] = (fov_x, fov_y, geometry.voxel_size_mm[2])
-    header["channels"] = 1
+    header["channels"] = len(pixels) if pixels.ndim == 3 else 1
     header["position"] = geometry.slice_position_mm(z)
     header["read_dir"], header["phase_dir"], header["slice_dir"] = _directions(geometry)
     header["patient_table_position"] = geometry.origin.patient_table_position_mm
     header["measurement_uid"] = geometry.origin.measurement_uid
     header["acquisition_time_stamp"] = geometry.origin.acquisition_time_stamp
     header["physiology_time_stamp"] = geometry.origin.physiology_time_stamp
-    header["image_type"] = IMAGE_TYPES["magnitude"]
+    header["image_type"] = IMAGE_TYPES["rgb" if pixels.ndim == 3 else "magnitude"]
     header["image_series_index"] = series
     return header
 
@@ -265,6 +316,11 @@ def _label_table_entries(table: LabelTable) -> list[str]:
 def _ascii(text: str) -> str:
     """Spell a text in printable ASCII: readers of MRD images decode attributes as strict ASCII."""
     return "".join(c if c.isprintable() else "?" for c in text.encode("ascii", "replace").decode("ascii"))
+
+
+def _provenance(labels: LabelMap) -> Meta:
+    """What made the labels."""
+    return {f"kstream_{_ascii(key)}": _ascii(value) for key, value in labels.provenance.items()}
 
 
 def _check_shape(shape: tuple[int, ...], geometry: Geometry) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ConfigError
 from ..types import Delivered, FrameImage, LabelMap, Notice, Scan
-from .images import Counter, SeriesSplitter, label_images, magnitude_images
+from .images import Counter, OverlayStyle, SeriesSplitter, label_images, magnitude_images, overlay_images
 from .messages import Image
 
 HEADROOM = 4.0
 """Contrast makes later frames brighter than the first: uint16 pixels leave this factor above its maximum."""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A series that shows labels on the magnitude; the fields are those of `overlay_images`."""
+
+    series: int
+    style: OverlayStyle = "rgb"
+    contour_axes: Literal["xy", "yx"] = "xy"
+
 
 _COUNTERS: dict[str, Counter] = {"contrast": "contrast", "phase": "phase", "set": "set"}
 
@@ -29,10 +40,12 @@ class MakeImages:
     magnitude_type : pixel type of magnitude images.
     frames_by : what numbers the frames (``FramePlan.by``): the header counter of that name carries the frame, or else
         ``repetition``.
+    label_lut : palette of the host for label images; empty: grey.
+    overlay : sent after the labels of a frame, if its magnitude has come; one image of each slice waits for that.
 
     Raises
     ------
-    ConfigError : both kinds of image would share a series.
+    ConfigError : two kinds of image would share a series.
     """
 
     takes = (FrameImage, LabelMap)
@@ -45,13 +58,12 @@ class MakeImages:
         label_series: int,
         magnitude_type: Literal["float32", "uint16"],
         frames_by: str = "repetition",
+        label_lut: str = "",
+        overlay: Overlay | None = None,
     ) -> None:
-        if magnitude_series == label_series:
-            raise ConfigError(
-                f"magnitude and label images would share series {label_series}",
-                where="images.magnitude_series and images.label_series",
-                hint=f"--set images.label_series={label_series % 65535 + 1}",
-            )
+        _check_series(magnitude_series, label_series, overlay)
+        self._label_lut, self._overlay = label_lut, overlay
+        self._waiting: dict[int, FrameImage | LabelMap] = {}  # for its other half, by slice
         self._scan = scan
         self._magnitude_series, self._label_series = magnitude_series, label_series
         self._is_integer = magnitude_type == "uint16"
@@ -62,13 +74,15 @@ class MakeImages:
 
     def push(self, item: FrameImage | LabelMap) -> list[Any]:
         if isinstance(item, LabelMap):
-            images = label_images(item, self._scan, self._label_series, frame_counter=self._frame_counter)
+            counter = self._frame_counter
+            images = label_images(item, self._scan, self._label_series, lut=self._label_lut, frame_counter=counter)
             kind: Literal["magnitude", "labels"] = "labels"
         else:
             images = self._magnitude(item)
             kind = "magnitude"
         sent = [part for image in images for part in self._without_mixing(image)]
-        return [*sent, Delivered(kind, item.frame, item.slice, item.received_ns)]
+        delivered = Delivered(kind, item.frame, item.slice, item.received_ns)
+        return [*sent, delivered, *(part for image in self._overlaid(item) for part in self._without_mixing(image))]
 
     def finish(self) -> list[Any]:
         return []
@@ -84,6 +98,23 @@ class MakeImages:
         text = f"images of {shape} {image.data.dtype.name} are sent as series {number}: series {series} has others"
         return [Notice("warning", text), split]
 
+    def _overlaid(self, item: FrameImage | LabelMap) -> list[Image]:
+        """Labels on the magnitude, once both of a frame are there."""
+        if self._overlay is None:
+            return []
+        match item, self._waiting.pop(item.slice, None):
+            case (FrameImage() as frame, LabelMap() as labels) | (LabelMap() as labels, FrameImage() as frame) if (
+                frame.frame == labels.frame
+            ):
+                pass
+            case _:
+                self._waiting[item.slice] = item
+                return []
+        series, style, axes = self._overlay.series, self._overlay.style, self._overlay.contour_axes
+        return overlay_images(
+            frame, labels, self._scan, series, style, contour_axes=axes, frame_counter=self._frame_counter
+        )
+
     def _magnitude(self, item: FrameImage) -> list[Image]:
         if self._is_integer and self._slope is None:
             brightest = float(np.abs(item.data[np.isfinite(item.data)]).max(initial=0.0))
@@ -96,3 +127,17 @@ class MakeImages:
             rescale_slope=self._slope,
             frame_counter=self._frame_counter,
         )
+
+
+def _check_series(magnitude: int, label: int, overlay: Overlay | None) -> None:
+    """Every kind of image needs a series of its own."""
+    given = {"images.magnitude_series": magnitude, "images.label_series": label}
+    if overlay is not None:
+        given["images.overlay_series"] = overlay.series
+    for series in given.values():
+        sharing = [other for other in given if given[other] == series]
+        if len(sharing) > 1:
+            free = next(n for n in range(1, 65536) if n not in given.values())
+            raise ConfigError(
+                f"{' and '.join(sharing)} are both series {series}", where="images", hint=f"--set {sharing[1]}={free}"
+            )

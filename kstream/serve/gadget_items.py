@@ -11,7 +11,7 @@ from ..config import Config
 from ..errors import ConfigError, ScanError
 from ..mrd.buffers import Bucket, ImageArray, ReconBuffer, ReconData, read_bucket, read_image_array, read_recon_data
 from ..mrd.messages import ACQUISITION_HEADER, MessageId, Opaque
-from ..mrd.stages import MakeImages
+from ..pipeline import make_images
 from ..recon.contrast import SubtractContrast
 from ..recon.fourier import to_kspace
 from ..segment import Segment
@@ -174,13 +174,18 @@ def build_tail(scan: Scan, config: Config, segment: Segment | None) -> Pipeline:
             likely="a preset without a network",
             hint='<property name="preset" value="breast-dce"/>',
         )
+    if config.images.overlay != "off":
+        raise ConfigError(
+            "labels cannot be shown on images that come from elsewhere",
+            where="images.overlay",
+            hint="images.overlay=off",
+        )
     counter = frame_counter(scan, config.frames.by)
-    series = config.images
     return Pipeline(
         ImagesToKSpace(scan, counter),
         SubtractContrast(config.contrast.pre_frame),
         segment,
-        MakeImages(scan, series.magnitude_series, series.label_series, series.magnitude_type, counter),
+        make_images(scan, config.images, counter),
         source=[ImageArray],
     )
 

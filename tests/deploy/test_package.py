@@ -136,7 +136,7 @@ def test_manual_is_a_pdf_that_can_be_searched(tmp_path: Path) -> None:
 
 
 def test_manual_with_all_that_fits_goes_on_to_a_second_page(tmp_path: Path) -> None:
-    more = ("trajectory.angle_units", "trajectory.units", "coils.calibration_spokes", "frames.by")
+    more = ("trajectory.angle_units", "trajectory.units", "coils.calibration_spokes")
     write_manual(tmp_path / "many.pdf", application(settings=DEFAULT_SETTINGS + more))
     pages = pypdf.PdfReader(tmp_path / "many.pdf").pages
     assert len(pages) == 2

@@ -340,7 +340,7 @@ def test_stage_splits_a_series_that_would_mix_shapes_and_says_so_once() -> None:
 
 
 def test_labels_may_not_share_the_series_of_magnitudes() -> None:
-    with pytest.raises(ConfigError, match="share series 7"):
+    with pytest.raises(ConfigError, match="label_series are both series 7"):
         MakeImages(SCAN, 7, 7, "uint16")
 
 
