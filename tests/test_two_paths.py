@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kstream.cli.results import newest_volume
+from kstream.cli.stacks import newest_volume
 from kstream.engines import load_engine
 from kstream.models.bundle import SHIPPED, Bundle
 from kstream.segment.metrics import dice

@@ -30,7 +30,6 @@ def command(
     from ..simulate.exam import save_exam, simulate_breast_exam
     from ..simulate.protocol import BreastProtocol
     from .progress import ReplayProgress, working
-    from .report import rebuild
     from .results import write_results
 
     output.mkdir(parents=True, exist_ok=True)
@@ -50,8 +49,7 @@ def command(
         raise KstreamError(f"the server told an error: {result.errors[0]}", where=str(output / "server.log"))
     with working("drawing pictures and the report", quiet):
         title = f"Simulated breast DCE scan, seed {seed}"
-        write_results(output, recording, result, title=title, truth=exam.truth_labels)
-        info = rebuild(output, recording=recording, images=images, redraw=False)
+        info = write_results(output, recording, result, title=title, images=images)
     print(f"{info.summary()}, look at {output / 'report.html'}")
     raise typer.Exit(0 if info.images_sent else 1)
 

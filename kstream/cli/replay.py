@@ -73,11 +73,9 @@ def command(
             on_text=bar.text,
         )
     if results is not None:
-        from .report import rebuild
         from .results import write_results
 
-        write_results(results, recording, result, title=recording.name)
-        rebuild(results, recording=recording, images=images if result.n_images else None, redraw=False)
+        write_results(results, recording, result, title=recording.name, images=images)
     if quiet:  # without the bar, nobody has shown them yet
         for error in result.errors:
             print(error, file=sys.stderr)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..mrd.messages import Image
     from ..output.runinfo import ModelUsed, RunInfo
     from ..types import Notice
-    from .results import Volume
+    from .stacks import Volume
 
 MAX_SLICES = 8
 """Slices with a picture of their own in the report; every slice with a lesion has one in the folder."""
@@ -54,7 +54,6 @@ def rebuild(
     recording: Path | None = None,
     images: Path | None = None,
     truth: Path | None = None,
-    redraw: bool = True,
 ) -> RunInfo:
     """Write ``report.html`` and a more complete ``run.json`` of a run.
 
@@ -62,7 +61,6 @@ def rebuild(
     ----------
     folder : holds ``run.json``.
     recording, images, truth : where they are not where a run leaves them.
-    redraw : draw pictures that are there already again.
 
     Raises
     ------
@@ -78,7 +76,7 @@ def rebuild(
     found = _Found(recording, images or _first(*candidates), truth or _first(beside))
     info = _told(info, _checked(info, found)).model_copy(update={"model": _with_card(info.model)})
     if found.images is not None and info.images_sent:
-        info = _measured(folder, info, found, redraw)
+        info = _measured(folder, info, found)
     target = folder / "run.json"
     partial = folder / "run.json.part"
     partial.write_text(info.to_json(), encoding="utf-8")
@@ -117,11 +115,11 @@ def _first(*paths: Path) -> Path | None:
 
 def _checked(info: RunInfo, found: _Found) -> list[Notice]:
     """What is wrong with, or missing from, the files of a run."""
+    from ..output.runinfo import file_sha256
     from ..types import Notice
-    from .results import _sha256
 
     notices = []
-    is_other = found.recording is not None and info.recording_sha256 not in ("", _sha256(found.recording))
+    is_other = found.recording is not None and info.recording_sha256 not in ("", file_sha256(found.recording))
     if is_other:
         notices.append(Notice("warning", f"{info.recording} has changed since this run: its checksum is another one"))
     if found.images is None and info.images_sent:
@@ -144,12 +142,12 @@ def _with_card(model: ModelUsed | None) -> ModelUsed | None:
     return model.model_copy(update={"readme": readme}) if bundle.info.sha256 == model.sha256 else model
 
 
-def _measured(folder: Path, info: RunInfo, found: _Found, redraw: bool) -> RunInfo:
+def _measured(folder: Path, info: RunInfo, found: _Found) -> RunInfo:
     """The account with what the returned images say: lesions, times of frames, agreement; draws pictures."""
     from ..mrd.recording import read_images
     from ..output.lesions import describe_lesions
     from ..types import Notice
-    from .results import _agreement, newest_volume, volumes
+    from .stacks import newest_volume, volumes
 
     if found.images is None:
         return info
@@ -168,7 +166,7 @@ def _measured(folder: Path, info: RunInfo, found: _Found, redraw: bool) -> RunIn
         _draw_magnitude(folder, frames[-1])
         return info.model_copy(update={"frame_times_s": times_s})
     truth, problem = _truth(found.truth, labels)
-    _draw_labels(folder, frames[-1], labels, truth, redraw)
+    _draw_labels(folder, frames[-1], labels, truth)
     same_grid = all(frame.data.shape == labels.data.shape for frame in frames)
     magnitudes = [frame.magnitude for frame in frames] if same_grid else []
     update: dict[str, Any] = {
@@ -179,6 +177,27 @@ def _measured(folder: Path, info: RunInfo, found: _Found, redraw: bool) -> RunIn
         update |= _agreement(labels, truth)
     told = _told(info, [Notice("warning", problem)] if problem else [])
     return told.model_copy(update=update)
+
+
+def _agreement(labels: Volume, truth: NDArray[np.uint8]) -> dict[str, Any]:
+    """Dice of everything and of each lesion, and what was found where nothing is."""
+    import numpy as np
+
+    from ..output.runinfo import Score
+    from ..segment.metrics import dice, false_positive_voxels, lesion_scores
+
+    predicted = labels.data.astype(np.uint8)
+    voxel_ml = float(np.prod(labels.geometry.voxel_size_mm)) / 1000
+    overall = dice(predicted, truth)
+    scores = [
+        Score(name=f"lesion {i}", dice=s.dice, volume_ml=s.n_predicted * voxel_ml, truth_ml=s.n_truth * voxel_ml)
+        for i, s in enumerate(lesion_scores(predicted, truth), start=1)
+    ]
+    return {
+        "scores": tuple(scores),
+        "dice": None if np.isnan(overall) else overall,
+        "false_positive_ml": false_positive_voxels(predicted, truth) * voxel_ml,
+    }
 
 
 def _told(info: RunInfo, notices: list[Notice]) -> RunInfo:
@@ -234,15 +253,25 @@ def _draw_magnitude(folder: Path, volume: Volume) -> None:
     magnitude_gif(folder / "volume.gif", volume.magnitude, volume.geometry, title="Magnitude, last frame")
 
 
-def _draw_labels(
-    folder: Path, magnitude: Volume, labels: Volume, truth: NDArray[np.uint8] | None, redraw: bool
-) -> None:
-    from .results import _pictures
+def _draw_labels(folder: Path, magnitude: Volume, labels: Volume, truth: NDArray[np.uint8] | None) -> None:
+    """A picture of every slice with a lesion (found or true), a montage and a film."""
+    import numpy as np
 
+    from ..output.overlay import montage_png, overlay_gif, overlay_png
+
+    if labels.table is None:
+        return
+    place, table, shown = magnitude.geometry, labels.table, magnitude.magnitude
     marked = labels.data > 0 if truth is None else (labels.data > 0) | (truth > 0)
-    _remove_overlays(folder, keep={z for z, plane in enumerate(marked, start=1) if plane.any()})
-    if redraw or not (folder / "overview.png").exists():
-        _pictures(folder, magnitude, labels, truth)
+    slices = [int(z) for z in np.flatnonzero(marked.any(axis=(1, 2)))]
+    _remove_overlays(folder, keep={z + 1 for z in slices})
+    montage_png(folder / "overview.png", shown, labels.data, truth, table, place)
+    overlay_gif(folder / "volume.gif", shown, labels.data, truth, table, place)
+    window = (0.0, float(np.percentile(shown, 99.8)))
+    for z in slices:
+        path = folder / f"overlay_z{z + 1:02d}.png"
+        true = None if truth is None else truth[z]
+        overlay_png(path, shown[z], labels.data[z], true, table, place, z=z, window=window)
 
 
 def _remove_overlays(folder: Path, keep: set[int]) -> None:

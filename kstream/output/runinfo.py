@@ -6,7 +6,9 @@ can be read without kstream. Times are milliseconds where a step is meant, secon
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -242,3 +244,9 @@ class RunInfo(_Record):
         if not self.images_sent:
             parts.append(f"no image: {self.no_image_reason or 'reason unknown'}")
         return ", ".join(parts)
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
