@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..output.dicom import Study
     from ..output.runinfo import RunInfo
     from ..types import Scan
-    from .results import Volume
+    from .stacks import Volume
 
 
 class Format(StrEnum):
@@ -25,7 +25,9 @@ class Format(StrEnum):
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="folder of a run, or a file of returned images")],
+    run: Annotated[
+        Path, typer.Argument(help="folder of a run, or a file of returned images; or an experiment (.toml)")
+    ],
     output: Annotated[Path, typer.Option(help="folder for what is written")],
     format: Annotated[
         Format, typer.Option(help="nifti: .nii.gz; nrrd: .nrrd and 3D Slicer's .seg.nrrd; dicom: MR series and SEG")
@@ -44,11 +46,21 @@ def command(
     label_series: Annotated[int, typer.Option(min=0, help="series of the labels")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files of an earlier export")] = False,
     json: Annotated[bool, typer.Option("--json", help="what was written as JSON")] = False,
+    trained: Annotated[
+        Path | None, typer.Option(help="of an experiment: folder of its training [default: runs/NAME]")
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="of an experiment: exams that it is evaluated on")] = Path("cache"),
 ) -> None:
     """Write returned images as NIfTI, NRRD or DICOM with their place in the patient (mm). For research use only.
 
-    One file for each frame (DICOM: for each slice). Existing files are kept unless --overwrite is given.
+    One file for each frame (DICOM: for each slice). Existing files are kept unless --overwrite is given. The training
+    of an experiment (.toml) is written as a model bundle, with card and evaluation; the output's name is the model's.
     """
+    if run.suffix == ".toml":
+        from ..training.commands import export as export_bundle
+
+        export_bundle(run, output, cache, trained)
+        return
     info = _account(run if run.is_dir() else run.parent)
     magnitude, labels = _read(_images(run, info), magnitude_series, label_series, frame)
     if format is Format.DICOM:
@@ -107,7 +119,7 @@ def _read(
     """Volumes of both series by frame."""
     from ..errors import ScanError
     from ..mrd.recording import read_images
-    from .results import volumes
+    from .stacks import volumes
 
     series = read_images(path)
     if magnitude_series not in series:
@@ -224,7 +236,7 @@ def _about(
     from ..mrd.recovering import open_recording
     from ..mrd.study import study_fields
     from ..output.dicom import Study
-    from .results import _sha256
+    from ..output.runinfo import file_sha256
 
     if recording is None:
         if patient:
@@ -232,7 +244,7 @@ def _about(
         return None, Study.anonymous(sha256 or _checksum(magnitude))
     with open_recording(recording) as source:
         scan = source.scan
-    fields, identity = study_fields(scan.xml), _sha256(recording)
+    fields, identity = study_fields(scan.xml), file_sha256(recording)
     return scan, Study.identified(identity, fields) if patient else Study.anonymous(identity, fields)
 
 
