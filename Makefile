@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq --retries 1 --timeout 15
 LOCK := constraints/py311-cpu.txt
-# The package as it is installed (training, gadgets and deploy inside kstream), for tools that read folders.
+# The package as it is installed (training, gadgets, deploy and benchmarks inside kstream), for tools that read folders.
 LAYOUT := build/layout
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow lint docs bench clean
 
 demo: $(VENV)/.ready-core
 	$(BIN)/kstream demo --output demo-run
@@ -21,15 +21,20 @@ slow: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest --benchmark
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf $(LAYOUT) && mkdir -p $(LAYOUT)/kstream
-	ln -s $(addprefix $(CURDIR)/,$(filter-out %__pycache__,$(wildcard kstream/*)) training gadgets deploy) $(LAYOUT)/kstream/
+	ln -s $(addprefix $(CURDIR)/,$(filter-out %__pycache__,$(wildcard kstream/*)) training gadgets deploy benchmarks) $(LAYOUT)/kstream/
 	cd $(LAYOUT) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p kstream
 	cd $(LAYOUT) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/.importlinter
+
+# The site, in build/docs: its examples run, its reference is made from the code, a warning is an error, nothing is fetched.
+docs: $(VENV)/.ready-dev
+	$(BIN)/python -m sphinx -W -n --keep-going -q -d build/docs-doctrees -b html docs build/docs
+	@echo "build/docs/index.html"
 
 $(VENV)/.ready-torch: $(LOCK)
 	$(PYTHON) -m venv $(VENV)

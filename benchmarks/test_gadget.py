@@ -11,22 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
+from kstream.benchmarks.turns import Turns, Way
 from kstream.mrd.codec import encode
-from kstream.simulate.exam import simulate_breast_exam
-from kstream.simulate.protocol import BreastProtocol
-from tests.gadgets import specification as spec
-from tests.gadgets.gadgetron_double import Launch
+from kstream.simulate.breast.exam import simulate_breast_exam
+from kstream.simulate.breast.protocol import BreastProtocol
+
+spec = pytest.importorskip("tests.gadgets.specification", reason="Gadgetron's double is among the checkout's tests")
+double = pytest.importorskip("tests.gadgets.gadgetron_double")
 
 MODEL = "breast-hybrid-small"
 PROTOCOL = BreastProtocol(matrix=64, n_slices=16, n_spokes=34, n_coils=4, n_lesions=1)
+TINY = BreastProtocol(matrix=16, n_slices=16, n_spokes=13, n_coils=4, n_lesions=1)
+Scan = tuple[bytes, bytes]
 
 
 @pytest.fixture(scope="module")
-def scan() -> tuple[bytes, bytes]:
+def scan(is_quick: bool) -> Scan:
     """Header, and all acquisitions as they lie on the wire."""
-    exam = simulate_breast_exam(PROTOCOL, 5)
+    exam = simulate_breast_exam(TINY if is_quick else PROTOCOL, 5)
     return exam.scan.xml, b"".join(encode(acquisition) for acquisition in exam.acquisitions)
 
 
@@ -54,47 +57,44 @@ MAGNITUDE, LABELS = 5, 1
 """Pixel types: float32 and uint16."""
 
 
-def _first(scan: tuple[bytes, bytes], target: str, data_type: int, **properties: str) -> None:
+def first(scan: Scan, target: str, data_type: int, **properties: str) -> Way:
     """From the start of the process to the first image of a kind; the scan is all there and waits to be read."""
-    xml, acquisitions = scan
-    launch = Launch(target)
-    gadgetron = launch.accept()
-    gadgetron.open(xml, **properties)
-    sender = threading.Thread(target=gadgetron.send, args=(acquisitions, spec.CLOSE))
-    sender.start()
-    with gadgetron.socket.makefile("rb") as stream:
-        while True:
-            message = spec.read_message(stream)
-            assert message.id == 1022
-            if struct.unpack_from("<H", message.body, 2)[0] == data_type:
-                break
-        sender.join(60)
-    gadgetron.close()
+
+    def way() -> None:
+        xml, acquisitions = scan
+        gadgetron = double.Launch(target).accept()
+        gadgetron.open(xml, **properties)
+        sender = threading.Thread(target=gadgetron.send, args=(acquisitions, spec.CLOSE))
+        sender.start()
+        with gadgetron.socket.makefile("rb") as stream:
+            while True:
+                message = spec.read_message(stream)
+                assert message.id == 1022
+                if struct.unpack_from("<H", message.body, 2)[0] == data_type:
+                    break
+            sender.join(60)
+        gadgetron.close()
+
+    return way
 
 
-GROUP = pytest.mark.benchmark(group="start of a process to its first images and labels")
+def test_first_image(turns: Turns, scan: Scan, worker: str) -> None:
+    """A process of Gadgetron's that finds a resident worker need not load a network before it may answer."""
+    ways = {
+        "with a worker": first(scan, "segment", MAGNITUDE, preset="breast-dce", worker=worker),
+        "without a worker": first(scan, "segment", MAGNITUDE, preset="breast-dce"),
+        "without a network": first(scan, "reconstruct", MAGNITUDE, preset="breast-dce-recon"),
+    }
+    what = "start of Gadgetron's process to its first image, with a resident worker"
+    ours = ways.pop("with a worker")
+    turns(what, ours, turns.pick(ways, {}), rounds=3, budgets={"without a worker": 1.0})
 
 
-@GROUP
-def test_first_image_without_a_network(benchmark: BenchmarkFixture, scan: tuple[bytes, bytes]) -> None:
-    benchmark.pedantic(_first, (scan, "reconstruct", MAGNITUDE), {"preset": "breast-dce-recon"}, rounds=5)
-
-
-@GROUP
-def test_first_image_without_a_worker(benchmark: BenchmarkFixture, scan: tuple[bytes, bytes]) -> None:
-    benchmark.pedantic(_first, (scan, "segment", MAGNITUDE), {"preset": "breast-dce"}, rounds=5)
-
-
-@GROUP
-def test_first_image_with_a_worker(benchmark: BenchmarkFixture, scan: tuple[bytes, bytes], worker: str) -> None:
-    benchmark.pedantic(_first, (scan, "segment", MAGNITUDE), {"preset": "breast-dce", "worker": worker}, rounds=5)
-
-
-@GROUP
-def test_first_labels_without_a_worker(benchmark: BenchmarkFixture, scan: tuple[bytes, bytes]) -> None:
-    benchmark.pedantic(_first, (scan, "segment", LABELS), {"preset": "breast-dce"}, rounds=5)
-
-
-@GROUP
-def test_first_labels_with_a_worker(benchmark: BenchmarkFixture, scan: tuple[bytes, bytes], worker: str) -> None:
-    benchmark.pedantic(_first, (scan, "segment", LABELS), {"preset": "breast-dce", "worker": worker}, rounds=5)
+def test_first_labels(turns: Turns, scan: Scan, worker: str) -> None:
+    ways = {
+        "with a worker": first(scan, "segment", LABELS, preset="breast-dce", worker=worker),
+        "without a worker": first(scan, "segment", LABELS, preset="breast-dce"),
+    }
+    what = "start of Gadgetron's process to its first labels, with a resident worker"
+    ours = ways.pop("with a worker")
+    turns(what, ours, turns.pick(ways, {}), rounds=3, budgets={"without a worker": 1.0})

@@ -5,43 +5,41 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
+from kstream.benchmarks.turns import Turns
 from kstream.config import SegmentConfig
-from kstream.engines.memory import keep_large_blocks
 from kstream.segment import Segment
-from kstream.serve.store import ModelStore
 from kstream.serve.workers import ModelWorkers, WorkerSettings
 from kstream.types import Difference, Geometry, LabelMap
 
 MODEL = "breast-hybrid-small"
-SHAPE = (32, 128, 128)
 CONFIG = SegmentConfig(model=MODEL, frames=(), on_failure="stop")
-IDLE = (sys.executable, str(Path(__file__).parents[1] / "tests" / "serve" / "odd_worker.py"))
-COLD = f"""
+IDLE = (sys.executable, "-P", "-m", "kstream.benchmarks.idle_worker")
+COLD = """
 import numpy as np
 from kstream.engines.memory import keep_large_blocks
 keep_large_blocks()
 from kstream.serve.store import ModelStore
-made = ModelStore().segmenter({MODEL!r}).segment(np.ones({SHAPE}, np.complex64))
-assert made.labels.shape == {SHAPE}
+made = ModelStore().segmenter({model!r}).segment(np.ones({shape}, np.complex64))
+assert made.labels.shape == {shape}
 """
-
-keep_large_blocks()  # as every worker does
 
 
 @pytest.fixture(scope="module")
-def volume() -> Difference:
+def volume(is_quick: bool) -> Difference:
+    nz, ny, nx = (16, 32, 32) if is_quick else (32, 128, 128)
     rng = np.random.default_rng(0)
-    data = (rng.standard_normal(SHAPE) + 1j * rng.standard_normal(SHAPE)).astype(np.complex64)
-    return Difference(data, 1.0, 2, 0, 0, 0, Geometry((128, 128, 32), (256.0, 256.0, 64.0)))
+    data = (rng.standard_normal((nz, ny, nx)) + 1j * rng.standard_normal((nz, ny, nx))).astype(np.complex64)
+    return Difference(data, 1.0, 2, 0, 0, 0, Geometry((nx, ny, nz), (2.0 * nx, 2.0 * ny, 2.0 * nz)))
 
 
-def _remote(settings: WorkerSettings) -> Iterator[Segment]:
+@contextmanager
+def remote(settings: WorkerSettings) -> Iterator[Segment]:
     workers = ModelWorkers(settings)
     workers.start()
     stage = workers.segment_stage(CONFIG)
@@ -51,49 +49,50 @@ def _remote(settings: WorkerSettings) -> Iterator[Segment]:
 
 
 @pytest.fixture(scope="module")
-def remote() -> Iterator[Segment]:
-    yield from _remote(WorkerSettings(n_processes=1, models=(MODEL,)))
+def warm() -> Iterator[Segment]:
+    with remote(WorkerSettings(n_processes=1, models=(MODEL,))) as stage:
+        yield stage
 
 
-@pytest.fixture(scope="module")
-def idle() -> Iterator[Segment]:
-    yield from _remote(WorkerSettings(n_processes=1, command=IDLE))
-
-
-@pytest.fixture(scope="module")
-def local() -> Segment:
-    stage = ModelStore().segment_stage(CONFIG)
-    assert stage is not None
-    return stage
-
-
-def _segment(stage: Segment, volume: Difference) -> LabelMap:
+def segment(stage: Segment, volume: Difference) -> None:
     (label_map,) = stage.push(volume)
     assert isinstance(label_map, LabelMap)
-    return label_map
 
 
-@pytest.mark.benchmark(group="segment 32 x 128 x 128 with the demo's model")
-def test_in_this_process(benchmark: BenchmarkFixture, local: Segment, volume: Difference) -> None:
-    benchmark.pedantic(_segment, (local, volume), rounds=5, warmup_rounds=1)
+def test_there_and_back(turns: Turns, volume: Difference) -> None:
+    """Beside a copy of the same bytes in memory."""
+    n_bytes = volume.data.nbytes + volume.data.size
+
+    def copy() -> None:
+        volume.data.copy()
+
+    with remote(WorkerSettings(n_processes=1, command=IDLE)) as idle:
+        turns(
+            f"to a worker and back, a volume of {_described(volume)}",
+            partial(segment, idle, volume),
+            {"copy": copy},
+            rounds=50,
+            n_bytes=n_bytes,
+        )
 
 
-@pytest.mark.benchmark(group="segment 32 x 128 x 128 with the demo's model")
-def test_in_a_worker(benchmark: BenchmarkFixture, remote: Segment, local: Segment, volume: Difference) -> None:
-    there = benchmark.pedantic(_segment, (remote, volume), rounds=5, warmup_rounds=1)
-    assert there.labels.tobytes() == _segment(local, volume).labels.tobytes()
+def test_first_labels(turns: Turns, warm: Segment, volume: Difference) -> None:
+    """What a worker that waits is there for."""
+    shape = volume.data.shape
+    code = COLD.format(model=MODEL, shape=shape)
+
+    def cold() -> None:
+        subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+    turns(
+        f"labels of {_described(volume)} from a warm worker",
+        partial(segment, warm, volume),
+        turns.pick({"a process that starts": cold}, {}),
+        rounds=3,
+        budgets={"a process that starts": 1.2},
+        model=MODEL,
+    )
 
 
-@pytest.mark.benchmark(group="there and back: a worker whose model does nothing, 4 MiB there, 0.5 MiB back")
-def test_there_and_back(benchmark: BenchmarkFixture, idle: Segment, volume: Difference) -> None:
-    benchmark(_segment, idle, volume)
-
-
-@pytest.mark.benchmark(group="first labels of a scan")
-def test_first_labels_from_a_warm_worker(benchmark: BenchmarkFixture, remote: Segment, volume: Difference) -> None:
-    benchmark.pedantic(_segment, (remote, volume), rounds=3)
-
-
-@pytest.mark.benchmark(group="first labels of a scan")
-def test_first_labels_from_a_cold_process(benchmark: BenchmarkFixture) -> None:
-    benchmark.pedantic(subprocess.run, ([sys.executable, "-c", COLD],), {"check": True}, rounds=3)
+def _described(volume: Difference) -> str:
+    return " x ".join(map(str, volume.data.shape))

@@ -83,14 +83,19 @@ class FramesConfig(Section):
         ge=-1,
         description="later readouts that end a frame which lacks some; -1: a frame's worth; 0: the scan's end",
     )
+    early: tuple[int, ...] = Field(
+        (), description="readouts of a frame after which it is also segmented as it is; needs gridding.method lines"
+    )
     share: int = Field(1, ge=1, le=64, description="frames that one output spans (sliding window); 1: each its own")
 
 
 class GriddingConfig(Section):
     """How readouts become images."""
 
-    method: Literal["auto", "zero-wait", "coil-grids"] = Field(
-        "auto", description="add spokes coil-combined as they come, or grid every coil; auto: zero-wait if it can be"
+    method: Literal["auto", "zero-wait", "coil-grids", "lines"] = Field(
+        "auto",
+        description="add spokes coil-combined as they come, grid every coil, or put Cartesian lines at their places; "
+        "auto: zero-wait if it can be, else coil-grids",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where zero-wait volumes are computed")
     density: Literal["polar", "uniform"] = Field("polar", description="density compensation")
@@ -112,6 +117,9 @@ class CoilsConfig(Section):
         64, ge=0, description="first spokes of a golden-angle calibration frame that give the maps; 0: all"
     )
     kernel: int = Field(6, ge=3, le=12, description="ESPIRiT window")
+    sets: int = Field(
+        1, ge=1, le=4, description="sets of maps, for objects that fold over themselves; a network sees the first"
+    )
     weighting: Literal["hard", "soft"] = Field("hard", description="ESPIRiT signal space and maps: cut, or faded out")
     compress: int = Field(0, ge=0, le=64, description="virtual coils to compress to; 0: all coils as they are")
     threshold: float = Field(0.02, gt=0, lt=1, description="relative singular value of the signal space")
@@ -149,8 +157,16 @@ class ContrastConfig(Section):
     pre_frame: int = Field(0, ge=0, description="the pre-contrast frame")
 
 
+class ScalingConfig(Section):
+    """Units that a network knows, for networks that see frames and no differences."""
+
+    method: Literal["off", "image"] = Field(
+        "off", description="divide k-space by the brightness (99th percentile) of its image, for the network"
+    )
+
+
 class SegmentConfig(Section):
-    """Segmentation of the difference."""
+    """Segmentation of the difference, or of scaled k-space."""
 
     model: str = Field("", description="name or folder of a model bundle; empty: no segmentation")
     frames: tuple[int, ...] = Field((), description="frames to segment; empty: all that have a difference")
@@ -159,12 +175,34 @@ class SegmentConfig(Section):
     )
 
 
+class CineConfig(Section):
+    """Analysis of a cardiac cine scan, straight from its samples."""
+
+    model: str = Field("", description="name or folder of a model bundle (DiSK or k-MTR); empty: none")
+    update: Literal["frame", "lines", "slice"] = Field(
+        "frame", description="labels from what has come so far: after each frame, every update_lines, or never"
+    )
+    update_lines: int = Field(64, ge=1, description="readouts between two updates, if update is lines")
+    views: str = Field(
+        "",
+        max_length=256,
+        description="4ch, 2ch, 3ch, sax0, sax1 ... for every slice, with spaces; empty: the header's parameter views",
+    )
+
+
 class ImagesConfig(Section):
     """What goes back to the scanner."""
 
     magnitude_series: int = Field(1, ge=1, le=65535, description="series number of magnitude images")
     label_series: int = Field(2, ge=1, le=65535, description="series number of label images")
+    provisional_series: int = Field(4, ge=1, le=65535, description="series number of label images that are not final")
     magnitude_type: Literal["float32", "uint16"] = Field("float32", description="pixel type of magnitude images")
+    label_lut: str = Field("", max_length=64, description="palette of the host for label images, such as NAME.pal")
+    overlay: Literal["off", "rgb", "contours"] = Field(
+        "off", description="a further series that shows the labels on the magnitude: in colours, or as polygons (ROI_*)"
+    )
+    overlay_series: int = Field(3, ge=1, le=65535, description="series number of overlays")
+    contour_axes: Literal["xy", "yx"] = Field("xy", description="order of a polygon's coordinates")
 
 
 class Config(Section):
@@ -179,7 +217,9 @@ class Config(Section):
     iterative: IterativeConfig = IterativeConfig()  # type: ignore[call-arg]
     partial_fourier: PartialFourierConfig = PartialFourierConfig()  # type: ignore[call-arg]
     contrast: ContrastConfig = ContrastConfig()  # type: ignore[call-arg]
+    scaling: ScalingConfig = ScalingConfig()  # type: ignore[call-arg]
     segment: SegmentConfig = SegmentConfig()  # type: ignore[call-arg]
+    cine: CineConfig = CineConfig()  # type: ignore[call-arg]
     images: ImagesConfig = ImagesConfig()  # type: ignore[call-arg]
 
 
@@ -344,9 +384,12 @@ def _from_client(parameters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             )
         section, _, key = name.partition(".")
         layer.setdefault(section, {})[key] = parse_value(str(value))
-    model = str(layer.get("segment", {}).get("model", ""))
-    if any(character in model for character in "/\\.~"):
-        raise ConfigError("a client may name a model, not a path", where="segment.model", hint="kstream models list")
+    for section in ("segment", "cine"):
+        model = str(layer.get(section, {}).get("model", ""))
+        if any(character in model for character in "/\\.~"):
+            raise ConfigError(
+                "a client may name a model, not a path", where=f"{section}.model", hint="kstream models list"
+            )
     return layer
 
 

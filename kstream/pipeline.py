@@ -22,11 +22,16 @@ from .recon.coils import CombineCoils, map_sets
 from .recon.combine import CombineSpokes, frame_sums
 from .recon.compression import CompressCoils
 from .recon.contrast import SubtractContrast
-from .recon.density import AnglePlan
+from .recon.density import OPEN_FRAMES, AnglePlan
+from .recon.late_density import CorrectDensity
+from .recon.lines import PlaceLines
 from .recon.partial_fourier import FillPartialFourier
 from .recon.sampling import Sampling, kz_positions
+from .recon.scaling import ScaleKSpace
 from .recon.sharing import ShareFrames
 from .recon.stages import GridReadouts, ToImageSpace
+from .segment.cine import CineModel, CinePlan
+from .segment.cine_stage import cine_stage
 from .stream import Pipeline, Stage
 from .stream.crew import Crew, Wake
 from .stream.telemetry import Counters
@@ -49,7 +54,13 @@ class Measurement:
     plan: FramePlan
 
 
-def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, crew: Crew | None = None) -> Measurement:
+def build_pipeline(
+    scan: Scan,
+    config: Config,
+    segment: Segment | None = None,
+    crew: Crew | None = None,
+    cine: CineModel | None = None,
+) -> Measurement:
     """Steps from acquisitions to images.
 
     Parameters
@@ -58,6 +69,7 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
     config : settings, one section per step.
     segment : the network step, made by `load_segment`; without it, contrast differences leave the pipeline as they are.
     crew : hands for the steps that can use some; without it, everything happens in the caller's thread.
+    cine : the network of a cine scan, which takes readouts as they are: no image is reconstructed then.
 
     Raises
     ------
@@ -66,7 +78,8 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
     counters = Counters()
     plan = FramePlan.of(scan, config.frames.by, config.frames.n_frames, config.frames.readouts_per_frame)
     _check_frames(plan, config)
-    _check_density(scan, config)
+    if cine is None:
+        _check_density(scan, config)
     _check_plane(scan, config)
     trajectory = config.trajectory
     stages: list[Stage] = [
@@ -86,12 +99,16 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
         ),
         CorrectDelays(scan, trajectory.delay, min(trajectory.delay_spokes, plan.n_spokes), plan.n_expected),
         RemoveOversampling(scan, config.readouts.remove_oversampling),
-        FrameReadouts(scan, plan, counters, config.frames.close_after),
+        FrameReadouts(scan, plan, counters, config.frames.close_after, config.frames.early),
     ]
     if config.coils.compress:
         centre = int(np.abs(kz_positions(scan, plan.n_partitions)).argmin())
         stages.append(CompressCoils(config.coils.compress, _readouts_of_all_directions(scan, plan), centre))
         scan = replace(scan, n_coils=min(scan.n_coils, config.coils.compress))
+    if cine is not None:
+        stages.append(cine_stage(cine, CinePlan.of(scan, config.cine, plan.n_frames), config.cine))
+        stages.append(make_images(scan, config.images, plan.by))
+        return Measurement(Pipeline(*stages, source=[Acquisition, Wake]), counters, plan)
     stages += _combining(scan, config, plan, crew)
     if config.partial_fourier.method != "zero":
         stages.append(
@@ -99,13 +116,13 @@ def build_pipeline(scan: Scan, config: Config, segment: Segment | None = None, c
                 scan, plan.n_partitions, config.partial_fourier.method, config.partial_fourier.iterations
             )
         )
-    if config.frames.share > 1:
-        stages.append(ShareFrames(config.frames.share))
     if config.contrast.subtract:
         stages.append(SubtractContrast(config.contrast.pre_frame))
+    if config.scaling.method != "off":
+        stages.append(ScaleKSpace())
     if segment is not None:
         stages.append(segment)
-    stages += [ToImageSpace(), make_images(scan, config.images, plan.by)]
+    stages += [ToImageSpace(crew), make_images(scan, config.images, plan.by)]
     return Measurement(Pipeline(*stages, source=[Acquisition, Wake]), counters, plan)
 
 
@@ -122,6 +139,7 @@ def make_images(scan: Scan, images: ImagesConfig, frames_by: str) -> MakeImages:
         frames_by,
         label_lut=images.label_lut,
         overlay=overlay,
+        provisional_series=images.provisional_series,
     )
 
 
@@ -130,15 +148,24 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
     coils, gridding = config.coils, config.gridding
     planned = planned_angles_rad(scan, config.trajectory.source, plan.n_spokes, _spoke_order(config))
     aspect = scan.recon_fov_mm[1] / scan.recon_fov_mm[0]
-    angle_plan = AnglePlan(planned if gridding.angles == "gaps" else None, plan.n_averages, aspect)
+    has_gaps, share = gridding.angles == "gaps" and gridding.density == "polar", config.frames.share
+    angle_plan = AnglePlan(
+        planned if has_gaps else None, plan.n_averages, aspect, learns=has_gaps, n_frames=OPEN_FRAMES + 2 * share
+    )
+    afterwards: list[Stage] = [ShareFrames(share)] if share > 1 else []
+    if has_gaps and scan.trajectory in ("radial", "goldenangle"):
+        afterwards.append(CorrectDensity(angle_plan, share, aspect))
     sampling = Sampling(scan, plan.readouts_per_plane, plan.n_partitions, plan.n_averages, gridding.density, angle_plan)
     _check_combination(scan, config)
     if config.iterative.method != "off":
-        return [_iterating(config, config.iterative.method, sampling)]
+        return [_iterating(config, config.iterative.method, sampling), *afterwards[: share > 1]]
+    if gridding.method == "lines":
+        return [_placing(scan, config), *afterwards[: share > 1]]
     if not _is_zero_wait(scan, config):
         return [
-            GridReadouts(sampling, gridding.oversampling, gridding.width, gridding.memory_gib),
+            GridReadouts(sampling, gridding.oversampling, gridding.width, gridding.memory_gib, coils.sets),
             CombineCoils(coils.method, coils.calibration_frame, _espirit(config)),
+            *afterwards,
         ]
     # The first spokes of a golden-angle frame cover all directions; those of a uniform frame only when it is full.
     n_calibration = coils.calibration_spokes if scan.trajectory == "goldenangle" else 0
@@ -151,8 +178,14 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
             gridding.memory_gib,
             crew,
             frame_sums(gridding.device),
-        )
+        ),
+        *afterwards,
     ]
+
+
+def _placing(scan: Scan, config: Config) -> Stage:
+    """One step from Cartesian lines to combined k-space."""
+    return PlaceLines(scan, config.coils.method, _espirit(config), config.gridding.memory_gib)
 
 
 def _espirit(config: Config) -> EspiritSettings:
@@ -202,7 +235,7 @@ def _readouts_of_all_directions(scan: Scan, plan: FramePlan) -> int:
 
 def _is_zero_wait(scan: Scan, config: Config) -> bool:
     """Spokes of several coils that share the maps of one frame can be combined while they come."""
-    return config.gridding.method != "coil-grids" and not _against_zero_wait(scan, config)
+    return config.gridding.method not in ("coil-grids", "lines") and not _against_zero_wait(scan, config)
 
 
 def _against_zero_wait(scan: Scan, config: Config) -> list[str]:
@@ -226,11 +259,27 @@ def _check_combination(scan: Scan, config: Config) -> None:
             where="configuration",
             hint="--set coils.method=espirit, or --set iterative.method=off",
         )
-    if config.coils.sets > 1 and config.coils.method == "rss":
+    if config.coils.sets > 1 and (config.coils.method == "rss" or gridding.method == "lines"):
+        why = "a root sum of squares (coils.method) has no maps"
+        if config.coils.method != "rss":
+            why = "lines that are placed as they come (gridding.method) are combined with one set"
         raise ScanError(
-            f"coils.sets is {config.coils.sets}, but a root sum of squares (coils.method) has no maps",
+            f"coils.sets is {config.coils.sets}, but {why}",
             where="configuration",
-            hint="--set coils.method=espirit, or --set coils.sets=1",
+            hint="--set coils.sets=1, or --set coils.method=espirit and gridding.method=auto",
+        )
+    if gridding.method == "lines" and scan.trajectory not in ("cartesian", "epi"):
+        raise ScanError(
+            f"gridding.method is lines, but the trajectory is {scan.trajectory}",
+            where=where,
+            likely="the preset is of another kind of scan",
+            hint="--set gridding.method=auto, or another preset (`kstream config`)",
+        )
+    if config.frames.early and gridding.method != "lines":
+        raise ScanError(
+            f"frames.early is {list(config.frames.early)}, but gridding.method is {gridding.method}",
+            where="configuration",
+            hint="--set gridding.method=lines, or --set frames.early=[]",
         )
     if gridding.method == "zero-wait" and against:
         raise ScanError(
@@ -239,7 +288,7 @@ def _check_combination(scan: Scan, config: Config) -> None:
             hint="--set gridding.method=auto",
         )
     if gridding.device != "cpu" and not _is_zero_wait(scan, config):
-        why = ", ".join(against) or "gridding.method is coil-grids"
+        why = ", ".join(against) or f"gridding.method is {gridding.method}"
         raise ScanError(
             f"gridding.device is {gridding.device}, but only zero-wait combination has it, and here it is not "
             f"possible: {why}",
@@ -251,7 +300,7 @@ def _check_combination(scan: Scan, config: Config) -> None:
 def _check_plane(scan: Scan, config: Config) -> None:
     """Refuse planes that a network would need gigabytes for, before any readout is taken."""
     nx, ny, _ = scan.recon_matrix
-    if config.segment.model and nx * ny > MAX_PLANE_VOXELS:
+    if (config.segment.model or config.cine.model) and nx * ny > MAX_PLANE_VOXELS:
         raise ScanError(
             f"a plane of {nx} x {ny} voxels is too large to segment; the limit is {MAX_PLANE_VOXELS} voxels",
             where="reconSpace of the header",

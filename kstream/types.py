@@ -6,8 +6,8 @@ cycles per field of view; patient axes are LPS. The conventions are written out 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from functools import cached_property
 from typing import Any, Literal
@@ -252,6 +252,7 @@ class Readout:
     trajectory : float32 ``(samples, xyz)`` in cycles per field of view of the recon space, in ``[-n/2, n/2)``.
     frame, slice, partition : indices from 0.
     key : ``(number of the spoke or line in its frame, partition)``: what makes it unique within frame and slice.
+    geometry : of its frame, as its header has it.
     """
 
     data: Complex
@@ -261,6 +262,7 @@ class Readout:
     partition: int
     key: tuple[int, int]
     received_ns: int
+    geometry: Geometry | None = None
 
 
 @dataclass(slots=True)
@@ -280,6 +282,13 @@ class FrameEnd:
 
 
 @dataclass(slots=True)
+class FrameProgress:
+    """A frame that is not over has reached a number of readouts at which someone wants to look at it."""
+
+    so_far: FrameEnd
+
+
+@dataclass(slots=True)
 class CoilImages:
     """Regridded images of every coil for one frame: complex64 ``(coils, z, y, x)``."""
 
@@ -296,7 +305,9 @@ class KSpace:
 
     Parameters
     ----------
-    data : complex64 ``(z, y, x)``; y and x are Fourier axes (centred, orthonormal), z is already a slice axis.
+    data : complex64 ``(z, y, x)``; y and x are Fourier axes (centred, orthonormal), z is already a slice axis. With
+        several sets of coil maps, that of the first one, which is what a single set gives where nothing folds.
+    further : complex64 ``(sets - 1, z, y, x)``, the same through the other sets of maps; None with one set.
     """
 
     data: Complex
@@ -304,6 +315,22 @@ class KSpace:
     slice: int
     received_ns: int
     geometry: Geometry
+    further: Complex | None = None
+
+    @classmethod
+    def of_sets(cls, sets: Sequence[Complex], frame: int, slice_: int, received_ns: int, geometry: Geometry) -> KSpace:
+        """From the k-space through every set of maps."""
+        return cls(sets[0], frame, slice_, received_ns, geometry, np.stack(sets[1:]) if len(sets) > 1 else None)
+
+    @property
+    def sets(self) -> tuple[Complex, ...]:
+        """K-space through every set of maps, the first one first."""
+        return self.data, *(self.further if self.further is not None else ())
+
+    def changed(self, change: Callable[[Complex], Complex]) -> KSpace:
+        """The same frame with something done to the k-space of every set."""
+        data, *rest = (change(kspace) for kspace in self.sets)
+        return replace(self, data=data, further=np.stack(rest) if rest else None)
 
 
 @dataclass(slots=True)
@@ -338,10 +365,47 @@ class Difference:
 
 
 @dataclass(slots=True)
+class EarlyKSpace:
+    """K-space of a frame that is not full yet; lines that have not come are exactly 0.
+
+    Parameters
+    ----------
+    kspace : what has come.
+    n_lines, n_expected : lines that have come, of those that will.
+    """
+
+    kspace: KSpace
+    n_lines: int
+    n_expected: int
+
+
+@dataclass(slots=True)
+class ScaledKSpace:
+    """K-space of one frame in units that a network knows (`recon.scaling`).
+
+    Parameters
+    ----------
+    data : complex64 ``(z, y, x)``; y and x are Fourier axes, z is a slice axis; samples that were not measured are
+        exactly 0; dimensionless.
+    scale : what was divided by.
+    early : ``(lines that have come, lines that will)`` of a frame that is not full yet; None at its end.
+    """
+
+    data: Complex
+    scale: float
+    frame: int
+    slice: int
+    received_ns: int
+    geometry: Geometry
+    early: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
 class LabelMap:
     """Segmentation of one frame: uint8 class indices ``(z, y, x)``.
 
-    ``provenance`` says what made it: model name, weights hash, engine, precision.
+    ``provenance`` says what made it: model name, weights hash, engine, precision. ``is_final`` is False for labels from
+    a part of the samples, which later ones replace.
     """
 
     labels: NDArray[np.uint8]
@@ -351,6 +415,18 @@ class LabelMap:
     received_ns: int
     geometry: Geometry
     provenance: Mapping[str, str] = field(default_factory=dict)
+    is_final: bool = True
+
+
+@dataclass(slots=True)
+class Findings:
+    """Numbers about a whole measurement, such as phenotypes and class probabilities; they leave as JSON in a TEXT.
+
+    ``values`` holds what JSON can hold; numbers that are not known are None.
+    """
+
+    values: Mapping[str, Any]
+    received_ns: int
 
 
 @dataclass(slots=True)

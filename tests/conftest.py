@@ -1,4 +1,5 @@
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -7,6 +8,8 @@ import pytest
 # Small matrices everywhere: threads inside BLAS only wait for each other (see kstream/cli/__init__.py).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Calibrations and compiled engines of tests stay out of the user's cache; the processes of one run share them.
+os.environ.setdefault("KSTREAM_CACHE", tempfile.mkdtemp(prefix="kstream-tests-"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = {"kstream": ROOT / "kstream"} | {f"kstream.{n}": ROOT / n for n in ("training", "gadgets", "deploy")}
+FOLDERS = {"kstream": ROOT / "kstream"} | {
+    f"kstream.{n}": ROOT / n for n in ("training", "gadgets", "deploy", "benchmarks")
+}
 
 # Higher number: may import lower ones. Rooms of equal number do not import each other.
 RANK = {
@@ -23,7 +25,7 @@ RANK = {
     **dict.fromkeys(("training", "deploy"), 6),
     "serve": 7,
     **dict.fromkeys(("cli", "gadgets"), 8),
-    "__main__": 9,
+    **dict.fromkeys(("benchmarks", "__main__"), 9),
 }
 
 
@@ -68,16 +70,16 @@ def test_rooms_import_only_lower_rooms(name: str) -> None:
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("torch", {"models", "engines", "training", "recon"}),
-        ("ismrmrd", {"mrd"}),
-        ("socket", {"serve"}),
-        ("threading", {"serve", "stream", "engines", "cli"}),
-        ("subprocess", {"cli", "deploy", "serve"}),
+        ("torch", {"models", "engines", "training", "recon", "benchmarks"}),
+        ("ismrmrd", {"mrd", "benchmarks"}),
+        ("socket", {"serve", "benchmarks"}),
+        ("threading", {"serve", "stream", "engines", "cli", "benchmarks"}),
+        ("subprocess", {"cli", "deploy", "engines", "serve", "training", "benchmarks"}),
         ("zmq", {"serve"}),
         ("multiprocessing", {"training"}),
         ("pickle", set()),
         ("monai", set()),
-        ("sigpy", set()),
+        ("sigpy", {"benchmarks"}),
     ],
 )
 def test_packages_stay_in_their_rooms(package: str, rooms: set[str]) -> None:
@@ -100,13 +102,19 @@ def test_no_other_fast_fourier_transform_than_the_one_pair() -> None:
         "kstream.readouts.oversampling",  # one-dimensional crop; readouts may not import recon
         "kstream.models.fourier",
         "kstream.simulate.fields",  # band-limited random fields
+        "kstream.benchmarks.recon_gpu",
+        "kstream.benchmarks.recon_peers",  # of the peers
     }
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("kstream.cli")])
 def test_commands_import_nothing_heavy_at_the_top(name: str) -> None:
     heavy = {"numpy", "scipy", "torch", "h5py", "matplotlib", "pydantic", "kstream.config", "kstream.mrd"}
-    light = name in ("kstream.cli.results", "kstream.cli.stacks", "kstream.cli.progress")  # imported inside commands only
+    light = name in (
+        "kstream.cli.results",
+        "kstream.cli.stacks",
+        "kstream.cli.progress",
+    )  # imported inside commands only
     assert light or not heavy & {
         i if i.startswith("kstream") else i.split(".")[0] for i in imports(name, MODULES[name], True)
     }

@@ -13,8 +13,8 @@ from kstream.recon.calibration import EspiritSettings
 from kstream.recon.coils import combine, volume_maps
 from kstream.recon.density import angle_gaps_rad, polar_weights, readout_angle_rad
 from kstream.recon.fourier import dft_matrix, to_image
-from kstream.simulate.exam import BreastExam, simulate_breast_exam
-from kstream.simulate.protocol import BreastProtocol
+from kstream.simulate.breast.exam import BreastExam, simulate_breast_exam
+from kstream.simulate.breast.protocol import BreastProtocol
 from kstream.stream.runners import ThreadRunner, run_inline
 from kstream.types import Acquisition, AcquisitionFlag, Complex, Difference, EncodingLimit, FrameEnd, Notice, Scan
 

@@ -9,8 +9,8 @@ from kstream.config import resolve
 from kstream.errors import ScanError
 from kstream.mrd.messages import Image
 from kstream.pipeline import build_pipeline
-from kstream.simulate.exam import BreastExam, simulate_breast_exam
-from kstream.simulate.protocol import BreastProtocol
+from kstream.simulate.breast.exam import BreastExam, simulate_breast_exam
+from kstream.simulate.breast.protocol import BreastProtocol
 from kstream.stream.runners import run_inline
 from kstream.types import Acquisition, AcquisitionFlag, Complex, EncodingLimit, FrameEnd, Notice
 

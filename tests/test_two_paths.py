@@ -12,9 +12,9 @@ from kstream.models.bundle import SHIPPED, Bundle
 from kstream.segment.metrics import dice
 from kstream.segment.volume import segment_volume
 from kstream.serve.replay import replay
-from kstream.simulate.exam import save_exam, simulate_breast_exam
-from kstream.simulate.protocol import BreastProtocol
-from kstream.training.data import simulate_exam
+from kstream.simulate.breast.exam import save_exam, simulate_breast_exam
+from kstream.simulate.breast.protocol import BreastProtocol
+from kstream.training.breast.data import simulate_exam
 
 NAME = "breast-hybrid-small"
 SMALL = {"matrix": 64, "n_slices": 20, "n_spokes": 34, "n_coils": 4, "n_lesions": 2}

@@ -1,10 +1,10 @@
-"""Takes simulated or recorded exams, gives trained model bundles and their evaluation.
+"""Takes exams, simulated or public, gives trained model bundles, their evaluation, and studies that compare them.
 
-Read in this order: ``experiment`` (what a TOML file may say), ``data`` (exams through the product's own pipeline into a
-cache), ``augment``, ``losses``, ``fit``, ``evaluate``, ``export``; ``commands`` is the command line::
+The loop: ``fit`` (any task, any stages, any number of processes), ``schedule``, ``distributed``, ``logs``. What an
+experiment file can name: ``recipes``. One folder for each organ with its ``task``: ``breast``, ``brain``, ``heart``;
+public data: ``readers``. ``commands`` is what the command line calls::
 
-    python -m kstream.training cache    training/experiments/breast-demo.toml
-    python -m kstream.training train    training/experiments/breast-demo.toml
-    python -m kstream.training evaluate training/experiments/breast-demo.toml
-    python -m kstream.training export   training/experiments/breast-demo.toml
+    kstream train    training/experiments/breast-demo.toml
+    kstream evaluate training/experiments/breast-demo.toml
+    kstream export   training/experiments/breast-demo.toml --output BUNDLE
 """

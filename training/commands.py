@@ -1,162 +1,246 @@
-"""``python -m kstream.training``: cache, train, evaluate, export."""
+"""What `kstream train`, `kstream evaluate` and the export of a run do; the same for the experiments of every task."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..errors import KstreamError
-from .experiment import Experiment, load_experiment
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
-app = typer.Typer(help="Train and evaluate networks on simulated exams.", no_args_is_help=True, add_completion=False)
-console = Console()
+    from .breast.study import Study
+    from .recipes import Recipe
 
 ExperimentFile = Annotated[Path, typer.Argument(help="experiment (TOML)", metavar="EXPERIMENT")]
 CacheFolder = Annotated[Path, typer.Option("--cache", help="exams that went through the pipeline")]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="folder of the run; default runs/NAME")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="folder of the run [default: runs/NAME]")]
+Workers = Annotated[int, typer.Option(min=1, help="processes that simulate exams which the cache lacks")]
 DEFAULT_CACHE = Path("cache")
 
 
-def _progress() -> Progress:
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
-def _guarded(work: Callable[[], None]) -> None:
-    """Run; show our own errors in their own form and exit with their code."""
-    try:
-        work()
-    except KstreamError as error:
-        console.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(error.exit_code) from error
+def run_folder(recipe: Recipe, run: Path | None) -> Path:
+    """Where a run is if nothing else is said."""
+    return run or Path("runs") / recipe.name
 
 
-def _run_folder(experiment: Experiment, run: Path | None) -> Path:
-    return run or Path("runs") / experiment.name
+def cache(file: ExperimentFile, folder: CacheFolder = DEFAULT_CACHE, workers: Workers = 2) -> None:
+    """Make the exams that the cache lacks: simulate each and stream it through the pipeline."""
+    from .recipes import load_recipe
+
+    _prepare(load_recipe(file), folder, workers, _console())
 
 
-@app.command()
-def cache(
+def read(
+    dataset: Annotated[str, typer.Argument(help="fastmri-breast, fastmri-breast-batch, -synthetic, or mama-mia")],
+    folder: Annotated[Path, typer.Argument(help="where the data set is, as it is published")],
+    cache: Annotated[Path, typer.Option(help="folder for the exams")] = DEFAULT_CACHE,
+    masks: Annotated[Path | None, typer.Option(help="folder of NAME_mask.nii (fastMRI)")] = None,
+) -> None:
+    """Read a public data set into the cache, for experiments with [folds]."""
+    from .readers.convert import convert
+
+    _show(convert(dataset, folder, cache, masks), _console())
+
+
+def _prepare(recipe: Recipe, folder: Path, workers: int, console: Console) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for each of the worker processes
+    _show(recipe.prepare(folder, workers), console)
+
+
+def _show(made: Iterable[tuple[str, int, int]], console: Console) -> None:
+    """A bar for things that are made one by one; nothing at all if there is nothing to make."""
+    with _progress(console) as progress:
+        bar = None
+        for what, done, total in made:
+            bar = progress.add_task(what, total=total) if bar is None else bar
+            progress.update(bar, completed=done, description=what)
+
+
+def train(
     file: ExperimentFile,
     folder: CacheFolder = DEFAULT_CACHE,
-    workers: Annotated[int, typer.Option(help="processes")] = 2,
+    run: RunFolder = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    workers: Workers = 2,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="curves for TensorBoard in the run's folder")
+    ] = False,
 ) -> None:
-    """Simulate the exams that the cache lacks and stream each through the pipeline."""
+    """Train the network of an experiment, or go on with a run that was stopped.
 
-    def work() -> None:
-        from .data import build_cache
+    Exams that the cache lacks are made first. The run's folder gets the best weights, metrics.jsonl and pictures of
+    examples. Several GPUs: torchrun --nproc-per-node N -m kstream train EXPERIMENT.
+    """
+    from ..engines.memory import keep_large_blocks
+    from .distributed import joined
+    from .fit import fit_stages
+    from .logs import Reports, tensorboard_report
+    from .recipes import load_recipe
 
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for each of the worker processes
-        experiment = load_experiment(file)
-        with _progress() as progress:
-            task = progress.add_task("exams")
-            for path, done, total in build_cache(experiment, folder, workers):
-                progress.update(task, completed=done, total=total, description=path.stem)
-        console.print(f"{sum(len(c.seeds) for c in experiment.cohorts.values())} exams in {folder}")
+    recipe, console = load_recipe(file), _console()
+    target = run_folder(recipe, run)
+    keep_large_blocks()
+    with joined(device) as world:
+        if world.is_first:
+            _prepare(recipe, folder, workers, console)
+        world.wait()
+        stages = recipe.stages(folder)
+        reports = Reports([tensorboard_report(target)] if tensorboard and world.is_first else [])
+        with _progress(console) as progress:
+            reports.add(_on_bar(progress, {stage.name: stage.schedule.steps for stage in stages}))
+            result = fit_stages(stages, target, reports, device, world)
+        if world.is_first:
+            console.print(f"best score {result.best_score:.3f} at step {result.best_step}: {result.weights}")
 
-    _guarded(work)
 
+def _on_bar(progress: Progress, totals: dict[str, int], prefix: str = "") -> Callable[[dict[str, Any]], None]:
+    """Shows the records of `fit`: a bar for each stage, a line for each validation; `prefix` names the run."""
+    bars: dict[str, Any] = {}
 
-@app.command()
-def train(file: ExperimentFile, folder: CacheFolder = DEFAULT_CACHE, run: RunFolder = None) -> None:
-    """Train, or go on with a run that was stopped."""
+    def report(record: dict[str, Any]) -> None:
+        stage = record.get("stage", "")
+        if stage not in bars:
+            bars[stage] = progress.add_task(f"{prefix} {stage}".strip() or "training", total=totals[stage])
+        progress.update(bars[stage], completed=record["step"])
+        if "loss" in record:
+            progress.update(bars[stage], description=f"{prefix} {stage} loss {record['loss']:.3f}".strip())
+        else:
+            progress.print(f"{prefix} {_validation_line(record)}".strip())
 
-    def work() -> None:
-        from ..engines.memory import keep_large_blocks
-        from .data import load_cohort
-        from .fit import fit
-
-        experiment = load_experiment(file)
-        keep_large_blocks()
-        exams = {cohort: load_cohort(experiment, cohort, folder) for cohort in ("train", "validation")}
-        with _progress() as progress:
-            task = progress.add_task("training", total=experiment.schedule.steps)
-
-            def report(record: dict[str, Any]) -> None:
-                progress.update(task, completed=record["step"])
-                if "loss" in record:
-                    progress.update(task, description=f"loss {record['loss']:.3f}")
-                else:
-                    progress.print(_validation_line(record))
-
-            result = fit(experiment, exams["train"], exams["validation"], _run_folder(experiment, run), report)
-        console.print(f"best mean Dice {result.best_dice:.3f} at step {result.best_step}: {result.weights}")
-
-    _guarded(work)
+    return report
 
 
 def _validation_line(record: dict[str, Any]) -> str:
-    summary = record["validation"]
-    return (
-        f"step {record['step']:>6}  Dice {summary['mean_dice']:.3f}  failures {summary['failure_rate']:.0%}  "
-        f"false positives {summary['false_positive_ml']:.2f} ml"
-    )
+    numbers = {key: value for key, value in record["validation"].items() if isinstance(value, int | float)}
+    return f"step {record['step']:>6}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
 
 
-def _evaluate(experiment: Experiment, folder: Path, run: Path, cohorts: list[str]) -> dict[str, list[Any]]:
-    from ..engines.memory import keep_large_blocks
-    from ..engines.torch_engine import TorchEngine
-    from .data import load_cohort
-    from .evaluate import evaluate as score
-    from .fit import load_best
-
-    keep_large_blocks()
-    engine = TorchEngine(load_best(experiment, run), {"model": experiment.name})
-    patch, frame = experiment.network, experiment.data.frame
-    return {
-        cohort: score(load_cohort(experiment, cohort, folder), engine, frame, patch.patch_depth, patch.patch_stride)
-        for cohort in cohorts
-    }
-
-
-@app.command()
 def evaluate(
     file: ExperimentFile,
     folder: CacheFolder = DEFAULT_CACHE,
     run: RunFolder = None,
-    cohort: Annotated[list[str] | None, typer.Option(help="default: every test cohort")] = None,
+    cohort: Annotated[list[str] | None, typer.Option(help="a test cohort; may be repeated [default: all]")] = None,
+    workers: Workers = 2,
 ) -> None:
-    """Score the best weights of a run exam by exam; tables go into the run's folder."""
+    """Score the best weights of a run, exam by exam, on its test cohorts; tables go into the run's folder."""
+    from ..engines.memory import keep_large_blocks
+    from .recipes import load_recipe
 
-    def work() -> None:
-        from .evaluate import to_csv, to_markdown
-
-        experiment = load_experiment(file)
-        target = _run_folder(experiment, run)
-        scores = _evaluate(experiment, folder, target, cohort or list(experiment.test_cohorts))
-        for name, rows in scores.items():
-            (target / f"evaluation-{name}.csv").write_text(to_csv(rows), encoding="utf-8")
-            (target / f"evaluation-{name}.md").write_text(to_markdown(rows), encoding="utf-8")
-            console.print(f"{name}\n{to_markdown(rows)}", markup=False, highlight=False)
-
-    _guarded(work)
+    keep_large_blocks()
+    recipe, console = load_recipe(file), _console()
+    _prepare(recipe, folder, workers, console)
+    print(recipe.evaluate(folder, run_folder(recipe, run), cohort or ()))
 
 
-@app.command()
+STAGES = ("data", "train", "evaluate", "report")
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="study (TOML)", metavar="STUDY")],
+    stage: Annotated[list[str] | None, typer.Option(help="data, train, evaluate or report; repeatable [all]")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="only this arm; repeatable [all]")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="only this seed; repeatable [all]")] = None,
+    folder: CacheFolder = DEFAULT_CACHE,
+    output: Annotated[Path | None, typer.Option(help="folder of the study [default: runs/NAME]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Compare networks: make exams, train every arm with every seed, score them, write tables and figures.
+
+    Each stage goes on where it was stopped, arm by arm; what is done is kept. So a study can run over many sittings.
+    """
+    from ..engines.memory import keep_large_blocks
+    from ..errors import ConfigError
+    from .breast import study as studies
+    from .distributed import joined
+    from .experiment import read_experiment
+
+    for name in stage or ():
+        if name not in STAGES:
+            raise ConfigError(f"unknown stage {name!r}", hint="one of: " + ", ".join(STAGES))
+    wanted = [name for name in STAGES if not stage or name in stage]
+    console = _console()
+    target = output or Path("runs") / str(read_experiment(file).get("name", file.stem))
+    plan = studies.Study(file, target)
+    runs = plan.runs(arm or (), seed or ())
+    device = _device(device)
+    keep_large_blocks()
+    with joined(device) as world:
+        if world.is_first and {"data", "train"} & set(wanted):
+            _prepare_study(plan, folder, workers, console)
+        world.wait()
+        if "train" in wanted:
+            with _progress(console) as progress:
+                studies.train(
+                    plan, folder, runs, lambda run: _on_bar(progress, _totals(run), run.folder.name), device, world
+                )
+        if "evaluate" in wanted and world.is_first:
+            with _progress(console) as progress:
+                bars = {run.folder: progress.add_task(run.folder.name, total=len(plan.scenarios)) for run in runs}
+                studies.evaluate(
+                    plan, folder, runs, lambda run, n: progress.update(bars[run.folder], completed=n), device
+                )
+        if "report" in wanted and world.is_first:
+            from .breast.study_report import write_report
+
+            console.print(f"{write_report(plan, folder)}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _totals(run: Any) -> dict[str, int]:
+    """Steps of the stages of a study's run."""
+    experiment = run.experiment
+    first = {"reconstruct": experiment.reconstruction.steps} if experiment.reconstruction else {}
+    return {**first, "": experiment.schedule.steps}
+
+
+def _prepare_study(plan: Study, folder: Path, workers: int, console: Console) -> None:
+    from .breast.study import prepare
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _show(prepare(plan, folder, workers), console)
+
+
 def export(
     file: ExperimentFile,
     output: Annotated[Path, typer.Argument(help="folder of the bundle; its name is the bundle's")],
     folder: CacheFolder = DEFAULT_CACHE,
     run: RunFolder = None,
 ) -> None:
-    """Evaluate the best weights of a run on the test cohorts and write them as a bundle with card and tables."""
+    """Evaluate the best weights of a run and write them as a model bundle with card and tables."""
+    from ..engines.memory import keep_large_blocks
+    from .recipes import load_recipe
 
-    def work() -> None:
-        from .data import load_cohort
-        from .export import export as write
-
-        experiment = load_experiment(file)
-        target = _run_folder(experiment, run)
-        scores = _evaluate(experiment, folder, target, list(experiment.test_cohorts))
-        validation = load_cohort(experiment, "validation", folder)
-        example = next((exam for exam in validation if exam.has_lesion), validation[0])
-        bundle = write(experiment, file, target, output, scores, example)
-        console.print(f"{bundle.folder}: sha256 {bundle.info.sha256[:12]}")
-
-    _guarded(work)
+    keep_large_blocks()
+    recipe = load_recipe(file)
+    print(recipe.export(folder, run_folder(recipe, run), output))

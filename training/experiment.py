@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError
 from ..types import LabelTable
+from .breast.variants import parse
+from .schedule import Schedule
 
 
 def parse_seeds(text: object) -> object:
@@ -44,6 +47,18 @@ class DataConfig(Section):
     settings: tuple[str, ...] = Field(default=(), description="section.key=value, as for --set")
     protocol: dict[str, Any] = Field(default_factory=dict, description="fields of the simulator's BreastProtocol")
     frame: int = Field(default=2, ge=1, description="frame that is segmented in validation and test")
+    variants: tuple[str, ...] = Field(
+        default=(), description="the last frame from fewer spokes too, such as radial-uniform-4 (see `variants`)"
+    )
+
+
+class FoldConfig(Section):
+    """Patients of a cache of files (made by `readers`) instead of simulated cohorts; see `folds.split_patients`."""
+
+    n_folds: int = Field(default=5, ge=2)
+    fold: int = Field(default=1, ge=1, description="which fold is the test part")
+    seed: int = 123
+    published: bool = Field(default=False, description="validate on the test part, as the published code does")
 
 
 class NetworkConfig(Section):
@@ -68,6 +83,7 @@ class LossConfig(Section):
     dice_weight: float = Field(default=0.7, ge=0)
     gamma: float = Field(default=1.5, ge=0)
     class_weights: tuple[float, ...] = (0.05, 0.95)
+    kspace_weight: float = Field(default=0.5, ge=0, description="of the native network's error in k-space")
 
 
 class AugmentConfig(Section):
@@ -86,23 +102,29 @@ class AugmentConfig(Section):
         default="none", description="random Cartesian lines: as the paper (2x, 4x), or 2x to 16x"
     )
     lines_probability: float = Field(default=0.3, ge=0, le=1)
+    variant_probability: float = Field(
+        default=0.0, ge=0, le=1, description="one of data.variants (fewer spokes) in place of the whole scan"
+    )
+    variant_kind: Literal["radial", "cg-sense"] = Field(default="radial", description="which of them")
 
 
-class ScheduleConfig(Section):
-    """Optimisation."""
+class ScheduleConfig(Schedule):
+    """Optimisation (see `schedule.Schedule`), and the patches of a batch."""
 
-    steps: int = Field(ge=1)
-    batch: int = Field(default=2, ge=1, description="patches per step")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    final_learning_rate: float = Field(default=1e-6, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip_norm: float = Field(default=1.0, gt=0)
+    batch: int = Field(default=2, ge=1, description="patches in a batch")
     positive_probability: float = Field(
         default=0.5, ge=0, le=1, description="share of patches that hold a lesion voxel"
     )
-    log_every: int = Field(default=20, ge=1)
-    validate_every: int = Field(default=250, ge=1)
+    positive_exams: int = Field(
+        default=1, ge=1, description="how often exams with a lesion count against others for patches without one"
+    )
+
+
+class ReconstructionConfig(Section):
+    """A first stage for networks that reconstruct: least squares to the clean image; segmentation freezes it."""
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 class LabelConfig(Section):
@@ -116,50 +138,94 @@ class LabelConfig(Section):
 
 
 class Experiment(Section):
-    """One training run; `cohorts` must hold ``train`` and ``validation``, any other is a test cohort."""
+    """One training run on simulated `cohorts` (``train``, ``validation``, any other is a test cohort) or on `folds`."""
 
+    task: Literal["breast"] = "breast"
     name: str
     description: str
     seed: int = 0
     data: DataConfig = DataConfig()
-    cohorts: dict[str, CohortConfig]
+    cohorts: dict[str, CohortConfig] = Field(default_factory=dict)
+    folds: FoldConfig | None = None
     network: NetworkConfig
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     schedule: ScheduleConfig
     labels: LabelConfig = LabelConfig()
+    reconstruction: ReconstructionConfig | None = None
 
     @property
     def test_cohorts(self) -> tuple[str, ...]:
-        return tuple(name for name in self.cohorts if name not in ("train", "validation"))
+        return tuple(name for name in self.cohort_names if name not in ("train", "validation"))
+
+    @property
+    def cohort_names(self) -> tuple[str, ...]:
+        """All cohorts, of seeds or of a fold."""
+        return ("train", "validation", "test") if self.folds else tuple(self.cohorts)
 
     def protocol(self, cohort: str) -> Mapping[str, Any]:
         """Simulator settings of a cohort."""
         return {**self.data.protocol, **self.cohorts[cohort].protocol}
 
 
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """The content of an experiment file of any task.
+
+    Raises
+    ------
+    ConfigError : if it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the experiment: {error.strerror}", where=str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the experiment is not TOML: {error}", where=str(path)) from error
+
+
+def validated(model: type[Model], values: Mapping[str, Any], path: Path) -> Model:
+    """The content of an experiment file as its model.
+
+    Raises
+    ------
+    ConfigError : for the first value that is unknown or impossible.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{place}: {first['msg']}", where=str(path)) from error
+
+
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment file.
+    """Read an experiment file of the breast task.
 
     Raises
     ------
     ConfigError : if it cannot be read, holds unknown or impossible values, lacks a cohort, or lets a seed be in two.
     """
-    try:
-        experiment = Experiment.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise ConfigError(f"cannot read the experiment: {error.strerror}", where=str(path)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the experiment is not TOML: {error}", where=str(path)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {first['msg']}", where=str(path)) from error
-    _check_cohorts(experiment, path)
+    experiment = validated(Experiment, read_experiment(path), path)
+    check_cohorts(experiment, path)
     return experiment
 
 
-def _check_cohorts(experiment: Experiment, path: Path) -> None:
+def check_cohorts(experiment: Experiment, path: Path) -> None:
+    """Refuse missing cohorts, exams in two of them, and unknown variants.
+
+    Raises
+    ------
+    ConfigError : for the first of them.
+    """
+    for variant in experiment.data.variants:
+        parse(variant)
+    if experiment.folds:
+        if experiment.cohorts:
+            raise ConfigError("cohorts and folds exclude each other", where=str(path))
+        return
     for needed in ("train", "validation"):
         if needed not in experiment.cohorts:
             raise ConfigError(f"cohorts.{needed} is missing", where=str(path))
@@ -172,3 +238,19 @@ def _check_cohorts(experiment: Experiment, path: Path) -> None:
                     where=str(path),
                     likely="test exams would have been seen in training or selection",
                 )
+
+
+def write_experiment(experiment: Experiment, path: Path) -> None:
+    """An experiment as a file that `load_experiment` reads; what has its default is left out."""
+    content = experiment.model_dump(mode="json", exclude_defaults=True)
+    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in content.items()), encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML; JSON's strings, numbers and lists are TOML's too."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items() if item is not None)
+        return "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value)

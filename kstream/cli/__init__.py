@@ -9,7 +9,9 @@ from collections.abc import Callable
 import typer
 
 from ..errors import KstreamError
+from ..training import commands as training
 from . import (
+    compile_,
     config,
     demo,
     doctor,
@@ -47,6 +49,7 @@ _add("demo", demo.command)
 _add("simulate", simulate.command)
 _add("serve", serve.command)
 _add("worker", worker.command)
+_add("compile", compile_.command)
 _add("replay", replay.command)
 _add("stream", stream.command)
 _add("import", import_.command)
@@ -54,6 +57,9 @@ _add("inspect", inspect.command)
 _add("recover", recover.command)
 _add("report", report.command)
 _add("export", export.command)
+_add("train", training.train)
+_add("evaluate", training.evaluate)
+_add("study", training.study)
 app.add_typer(config.app, name="config", short_help=examples.SHORT["config"])
 _add("models", models.command)
 _add("doctor", doctor.command)

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -27,15 +21,16 @@ def command(
     from ..errors import KstreamError
     from ..mrd.recording import Recording
     from ..serve.replay import replay
-    from ..simulate.exam import save_exam, simulate_breast_exam
-    from ..simulate.protocol import BreastProtocol
+    from ..simulate.breast.exam import save_exam, simulate_breast_exam
+    from ..simulate.breast.protocol import BreastProtocol
+    from .own_server import own_server
     from .progress import ReplayProgress, working
     from .results import write_results
 
     output.mkdir(parents=True, exist_ok=True)
     recording = output / "scan.h5"
     images = output / "images.h5"
-    with _server(output / "server.log") as port:  # first: it loads its model while the scan is simulated
+    with own_server(output / "server.log") as (port, _):  # first: it loads its model while the scan is simulated
         with working("simulating one breast DCE scan", quiet):
             exam = simulate_breast_exam(BreastProtocol(matrix=matrix, n_spokes=spokes, n_lesions=2), seed)
             save_exam(exam, recording)
@@ -52,28 +47,3 @@ def command(
         info = write_results(output, recording, result, title=title, images=images)
     print(f"{info.summary()}, look at {output / 'report.html'}")
     raise typer.Exit(0 if info.images_sent else 1)
-
-
-@contextlib.contextmanager
-def _server(log: Path) -> Iterator[int]:
-    """A `kstream serve` of its own on a free loopback port; gives the port, ends the server afterwards."""
-    from ..errors import PeerError
-
-    kstream = shutil.which("kstream", path=str(Path(sys.executable).parent)) or "kstream"
-    with log.open("w") as stderr:
-        process = subprocess.Popen([kstream, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=stderr, text=True)
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            found = re.search(r"port (\d+)", line)
-            if not found:
-                raise PeerError("the server did not start", where=str(log), hint="kstream doctor")
-            yield int(found[1])
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout:
-                process.stdout.close()

@@ -6,15 +6,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("kstream demo --output demo-run", "kstream demo --seed 3 --speed 0 --quiet"),
     "simulate": (
         "kstream simulate scan.h5 --seed 7 --lesions 2",
-        "kstream simulate small.h5 --matrix 64 --slices 12 --frame-starts 0,40,80",
+        "kstream simulate head.h5 --case brain --slices 12 --noise 0.2",
     ),
     "serve": (
-        "kstream serve --port 9002 --record scans",
+        "kstream serve --port 9002 --record scans --watch",
         "kstream serve --host 0.0.0.0 --tls server.pem --metrics-port 9100",
     ),
     "worker": (
         "kstream worker --address ipc:///run/kstream/worker-1 --model breast-hybrid-small",
         "kstream worker --make-keys keys",
+    ),
+    "compile": (
+        "kstream compile breast-hybrid-small --engine aot --shape 16x128x128 --batch 1:8 --precision bf16",
+        "kstream compile breast-hybrid-small --engine openvino --shape 16x128x128 --output engine --json",
     ),
     "replay": (
         "kstream replay scan.h5 --speed 1 --results run",
@@ -32,8 +36,20 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "recover": ("kstream recover scans", "kstream recover scans/one.journal --output mended --remove"),
     "report": ("kstream report demo-run", "kstream report run --recording scan.h5 --truth scan.truth.nii.gz --json"),
     "export": (
-        "kstream export demo-run --output volumes",
-        "kstream export scan.images.h5 --format dicom --output dicom --recording scan.h5",
+        "kstream export demo-run --format dicom --output dicom",
+        "kstream export experiment.toml --output bundles/my-model",
+    ),
+    "train": (
+        "kstream train training/experiments/breast-demo.toml",
+        "torchrun --nproc-per-node 2 -m kstream train experiment.toml --device cuda --tensorboard",
+    ),
+    "evaluate": (
+        "kstream evaluate training/experiments/breast-demo.toml",
+        "kstream evaluate experiment.toml --run runs/second --cohort test",
+    ),
+    "study": (
+        "kstream study training/studies/breast.toml --stage train --seed 1",
+        "kstream study training/studies/breast.toml --stage evaluate --stage report",
     ),
     "config": ("kstream config", "kstream config breast-dce"),
     "config show": ("kstream config show breast-dce", "kstream config show breast-dce --set coils.method=rss --json"),
@@ -55,16 +71,20 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 SHORT: dict[str, str] = {
     "demo": "One scan, end to end: simulate, serve, replay, report.",
-    "simulate": "Make a breast DCE scan with known lesions.",
+    "simulate": "Make a scan whose truth is known.",
     "serve": "The MRD server that scanners send to.",
     "worker": "A process that runs networks for servers.",
+    "compile": "Build a faster engine for a model, and prove it.",
     "replay": "Send a recording to a server.",
     "stream": "One session over standard input and output.",
     "import": "Turn raw data of other shapes into a recording.",
     "inspect": "Show what is in a recording.",
     "recover": "Turn journals of a server into recordings.",
     "report": "Make the report of a run again.",
-    "export": "Write images as NIfTI, NRRD or DICOM.",
+    "export": "Write images as NIfTI, NRRD or DICOM; or a model.",
+    "train": "Train a network, or go on with a run.",
+    "evaluate": "Score a trained network on test exams.",
+    "study": "Compare networks: data, training, scores, report.",
     "config": "Show, write and check settings.",
     "models": "Show networks and trained models.",
     "doctor": "Check this installation.",

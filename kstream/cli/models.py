@@ -44,6 +44,7 @@ def _describe(name: str) -> dict[str, Any]:
     from ..errors import ModelError, did_you_mean
     from ..models.bundle import Bundle, shipped
     from ..models.registry import ARCHITECTURES, cost
+    from ..segment.cine import CINE_KINDS
 
     if name not in (*ARCHITECTURES, *shipped()) and not Path(name).exists():
         raise ModelError(
@@ -61,7 +62,11 @@ def _describe(name: str) -> dict[str, Any]:
             "arguments": dict(entry.arguments),
         }
     else:
-        info = Bundle.load(name).info
+        bundle = Bundle.load(name)
+        info = bundle.info
         plain = json_.loads(info.to_json())
-        counted = cost(info.architecture, info.arguments, ((1, 2, info.patch_depth, 128, 128),))
+        shapes: tuple[tuple[int, ...], ...] = ((1, 2, info.patch_depth, 128, 128),)
+        if info.architecture in CINE_KINDS:
+            shapes = tuple(array.shape for array in bundle.tensors()[0])
+        counted = cost(info.architecture, info.arguments, shapes)
     return {**plain, "parameters": counted.parameters, "macs": counted.macs, "macs_inputs": counted.inputs}

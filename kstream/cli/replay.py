@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +39,9 @@ def command(
     to_stream: Annotated[
         Path | None, typer.Option(help="write the bytes to this file (- : standard output) instead of to a server")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="show the server's live page; where no server runs, start one that has it")
+    ] = False,
     group: Annotated[str | None, typer.Option(help="HDF5 group, if the file has several")] = None,
     json: Annotated[bool, typer.Option("--json", help="the account as JSON")] = False,
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
@@ -46,6 +50,7 @@ def command(
     from ..mrd.recovering import open_recording
     from ..serve.pipe import write_stream
     from ..serve.replay import replay
+    from .own_server import watched
     from .progress import ReplayProgress
 
     parameters = dict(_pair(text) for text in setting or ())
@@ -57,21 +62,24 @@ def command(
     images = output or recording.with_suffix(".images.h5")
     with open_recording(recording, group) as source:
         n_acquisitions = source.n_acquisitions
-    with ReplayProgress(n_acquisitions, quiet=quiet) as bar:
-        result = replay(
-            recording,
-            host=host,
-            port=port,
-            preset=preset,
-            output=images,
-            parameters=parameters,
-            speed=speed,
-            wait_s=timeout,
-            group=group,
-            tls=secured,
-            progress=bar.sent,
-            on_text=bar.text,
-        )
+    with contextlib.ExitStack() as shown:
+        if watch:
+            port = shown.enter_context(watched(host, port, secured, recording.with_suffix(".server.log")))
+        with ReplayProgress(n_acquisitions, quiet=quiet) as bar:
+            result = replay(
+                recording,
+                host=host,
+                port=port,
+                preset=preset,
+                output=images,
+                parameters=parameters,
+                speed=speed,
+                wait_s=timeout,
+                group=group,
+                tls=secured,
+                progress=bar.sent,
+                on_text=bar.text,
+            )
     if results is not None:
         from .results import write_results
 

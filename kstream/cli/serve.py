@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from ..serve.gadget_door import GadgetDoor
     from ..serve.server import MrdServer
+    from ..serve.watch import LivePage
     from ..serve.worker_link import Keys
     from ..serve.workers import ModelWorkers
 
@@ -26,17 +27,28 @@ def command(
     gadgetron_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="port for Gadgetron's <connect>; 0: a free one; without TLS")
     ] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="section.key=value for every scan")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings for every scan (kstream config init); a client's win")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value for every scan; wins over a client's")
+    ] = None,
     default_preset: Annotated[str, typer.Option(help="for clients that name a preset we do not have")] = "",
     warm_up: Annotated[str, typer.Option(help="preset whose model is loaded at start; empty: none")] = "breast-dce",
     device: Annotated[str, typer.Option(help="where networks run: cpu or cuda")] = "cpu",
+    engine: Annotated[
+        str, typer.Option(help="what runs networks: auto, torch, aot, openvino, ..., or a folder")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="of networks: auto, fp32, bf16 or fp16")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="processes of our own that run networks")] = 1,
     worker: Annotated[
         list[str] | None, typer.Option(help="address of a running `kstream worker`; then none of our own")
     ] = None,
     worker_key: Annotated[Path | None, typer.Option(help="our .key_secret, for workers on tcp")] = None,
     worker_public: Annotated[Path | None, typer.Option(help="the workers' .key, for workers on tcp")] = None,
-    worker_s: Annotated[float, typer.Option(help="seconds for a worker to segment one volume")] = 120.0,
+    worker_s: Annotated[
+        float, typer.Option(help="seconds for a worker to segment up to 4 million voxels; more have longer")
+    ] = 120.0,
     worker_gib: Annotated[float, typer.Option(min=0, help="memory above which a worker is replaced; 0: never")] = 8.0,
     worker_absent: Annotated[
         Literal["fail", "local"], typer.Option(help="no worker on any --worker address: fail, or segment here")
@@ -45,6 +57,14 @@ def command(
     tls: Annotated[Path | None, typer.Option(help="PEM file with our certificate chain and key: TLS only")] = None,
     tls_clients: Annotated[Path | None, typer.Option(help="PEM file: clients need a certificate of these")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Prometheus metrics on this port; 0: a free one")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="show a live page in the browser")] = False,
+    watch_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="port of the live page; 0: a free one [default: 9003]")
+    ] = None,
+    watch_host: Annotated[
+        str | None, typer.Option(help="address of the live page; beyond loopback it needs a token [default: 127.0.0.1]")
+    ] = None,
+    watch_token: Annotated[bool, typer.Option("--watch-token", help="ask for a token on loopback too")] = False,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="how log lines look")] = "text",
     show_texts: Annotated[bool, typer.Option(help="log what clients write; it may name patients")] = False,
     handshake_s: Annotated[float, typer.Option(help="seconds from connection to header")] = 10.0,
@@ -66,7 +86,6 @@ def command(
     import logging
     import threading
 
-    from ..config import resolve
     from ..engines.memory import share_arenas
     from ..errors import ConfigError
     from ..mrd.codec import Limits
@@ -91,12 +110,13 @@ def command(
         max_connections=max_connections,
         memory_gib=memory_gib,
         default_preset=default_preset,
+        config=config,
         settings=tuple(setting or ()),
         show_texts=show_texts,
         record=record,
         message=Limits(acquisition_bytes=int(message_mib * 2**20)),
     )
-    presets = [resolve(name, settings=settings.settings) for name in ("breast-dce", default_preset, warm_up) if name]
+    presets = [settings.resolve(name, {}) for name in ("breast-dce", default_preset, warm_up) if name]
     to_load = presets[-1].config.segment.model if warm_up else ""  # a wrong --set fails now, not at the first scan
     if tls is None and tls_clients is not None:
         raise ConfigError("--tls-clients needs --tls", hint="--tls FILE with our own certificate and key")
@@ -107,6 +127,8 @@ def command(
             addresses=tuple(worker or ()),
             models=(to_load,) if to_load else (),
             device=device,
+            engine=engine,
+            precision=precision,
             timeout_s=worker_s,
             memory_gib=worker_gib,
             keys=_keys(worker_key, worker_public),
@@ -117,10 +139,22 @@ def command(
         record.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=_seal_leftovers, args=(record,), name="kstream-leftovers", daemon=True).start()
     threading.Thread(target=_warm_up, name="kstream-warm-up", daemon=True).start()
-    server = MrdServer(host or LOOPBACK, port, settings, models, secured)
+    is_watched = watch or watch_token or watch_port is not None or watch_host is not None
+    page = _page(watch_host, watch_port, watch_token) if is_watched else None
+    server = MrdServer(host or LOOPBACK, port, settings, models, secured, page.tap if page is not None else None)
     door = _gadget_door(host or LOOPBACK, gadgetron_port, server, models)
     _watch_workers(server, models)
-    _run(server, models, metrics_port, grace_s, door)
+    _run(server, models, metrics_port, grace_s, door, page)
+
+
+def _page(host: str | None, port: int | None, has_token: bool) -> LivePage:
+    """The live page; what is not said is as `PageSettings` has it."""
+    from ..serve.settings import PageSettings
+    from ..serve.tap import Tap
+    from ..serve.watch import LivePage
+
+    said: dict[str, Any] = {"host": host, "port": port}
+    return LivePage(Tap(), PageSettings(**{k: v for k, v in said.items() if v is not None}, has_token=has_token))
 
 
 def _keys(client: Path | None, worker: Path | None) -> Keys | None:
@@ -180,8 +214,22 @@ def _count(models: ModelWorkers, name: str) -> float:
     return float(getattr(models.counters, name))
 
 
+def _about(models: ModelWorkers, **fixed: Any) -> dict[str, Any]:
+    """The server as the live page shows it: what never changes, and its memory and workers now."""
+    from ..serve.server import resident_bytes
+
+    described = models.describe()
+    workers = [{name: worker[name] for name in ("name", "state", "reason")} for worker in described["workers"]]
+    return {**fixed, "resident_bytes": resident_bytes(), "workers": workers, "waiting": described["waiting"]}
+
+
 def _run(
-    server: MrdServer, models: ModelWorkers, metrics_port: int | None, grace_s: float, door: GadgetDoor | None
+    server: MrdServer,
+    models: ModelWorkers,
+    metrics_port: int | None,
+    grace_s: float,
+    door: GadgetDoor | None,
+    page: LivePage | None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends the grace."""
     import logging
@@ -190,6 +238,7 @@ def _run(
     import threading
 
     from ..serve.settings import LOOPBACK
+    from .own_server import open_page
 
     for number in (signal.SIGTERM, signal.SIGINT):  # before anybody is told that we listen
         signal.signal(number, lambda *_: server.ask_to_stop())
@@ -199,6 +248,17 @@ def _run(
     if door is not None:
         print(f"kstream listens for Gadgetron on port {door.port}", flush=True)
         door.start()
+    if page is not None:
+        page.tap.about = functools.partial(
+            _about,
+            models,
+            port=server.port,
+            queue_bytes=int(server.settings.queue_mib * 2**20),
+            is_recording=server.settings.record is not None,
+        )
+        page.start()
+        print(f"live page on {page.url}", flush=True)
+        open_page(page.url)
     if metrics_port is not None:
         shown, stop_metrics = server.metrics.serve(LOOPBACK[0], metrics_port)
         print(f"metrics on http://{LOOPBACK[0]}:{shown}/metrics", flush=True)
@@ -216,6 +276,8 @@ def _run(
         models.stop(0.0 if server.is_hurried else 5.0)
         if stop_metrics is not None:
             stop_metrics()
+        if page is not None:
+            page.stop()
         if server.is_computing or (
             door is not None and door.is_computing
         ):  # in threads that nothing can interrupt, and that Python would wait for

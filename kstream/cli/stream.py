@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def command(
     preset: Annotated[str, typer.Option(help="configuration of a stream that begins with its header")] = "",
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings (kstream config init)")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
     device: Annotated[str, typer.Option(help="where networks run: cpu or cuda")] = "cpu",
     log_format: Annotated[Literal["text", "json"], typer.Option(help="how log lines look")] = "text",
@@ -36,7 +38,7 @@ def command(
     logs.set_up(log_format, logging.DEBUG if verbose else logging.INFO)
     settings = tuple(setting or ())
     if preset:
-        resolve(preset, settings=settings)  # what is wrong with it is told before anything is read
+        resolve(preset, file=config, settings=settings)  # what is wrong with it is told before anything is read
     source, target = sys.stdin.fileno(), sys.stdout.fileno()
     refuse_terminal(source, "standard input")
     refuse_terminal(target, "standard output")
@@ -47,7 +49,9 @@ def command(
     def guard(session: ServerSession) -> contextlib.AbstractContextManager[None]:
         return _interruptible(session, signals)
 
-    error = stream(source, output, preset=preset, settings=settings, models=ModelStore(device), guard=guard)
+    error = stream(
+        source, output, preset=preset, config=config, settings=settings, models=ModelStore(device), guard=guard
+    )
     os.close(output)
     if signals:
         raise typer.Exit(128 + signals[0])

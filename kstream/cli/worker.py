@@ -12,6 +12,8 @@ def command(
     address: Annotated[str, typer.Option(help="where to listen: ipc://FILE, or tcp://HOST:PORT with keys")] = "",
     model: Annotated[list[str] | None, typer.Option(help="bundle to load at start; then no other is served")] = None,
     device: Annotated[str, typer.Option(help="where networks run: cpu, cuda, or cuda,cpu to fall back")] = "cpu",
+    engine: Annotated[str, typer.Option(help="what runs them: auto, torch, aot, openvino, ..., or a folder")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16")] = "auto",
     memory_gib: Annotated[float, typer.Option(min=0, help="end after a frame that leaves more in use; 0: never")] = 8.0,
     curve_key: Annotated[Path | None, typer.Option(help="this worker's .key_secret, for tcp")] = None,
     curve_clients: Annotated[Path | None, typer.Option(help="folder with the .key files of those let in")] = None,
@@ -23,6 +25,7 @@ def command(
     import logging
 
     from ..engines.memory import keep_large_blocks
+    from ..engines.threads import sleep_while_waiting
     from ..errors import ConfigError
 
     if make_keys is not None:
@@ -34,6 +37,7 @@ def command(
         return
     if not address:
         raise ConfigError("a worker needs an address", hint="kstream worker --address ipc:///run/kstream/worker-1")
+    sleep_while_waiting()
     keep_large_blocks()
     logging.basicConfig(
         format="%(asctime)s %(levelname)-7s worker %(process)d  %(message)s",
@@ -50,4 +54,4 @@ def command(
         curve_clients=curve_clients,
         is_owned=owned,
     )
-    raise typer.Exit(serve_models(options, ModelStore(device)))
+    raise typer.Exit(serve_models(options, ModelStore(device, engine, precision)))

@@ -1,4 +1,4 @@
-"""The next best device when one cannot be had, or fails while it runs."""
+"""The next best engine or device when one cannot be had, or fails while it runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 from ..errors import ModelError
-from .engine import Batch, Engine
+from .engine import Batch, ServedEngine
 
 log = logging.getLogger("kstream.engines")
 
 
 class FallbackEngine:
-    """An engine that goes on with the next one when one fails (no memory on the device, device gone), and stays there.
+    """An engine that goes on with the next one when one fails (no memory, device gone), and stays there.
 
     `describe` says ``fallback`` with the reason from then on, so that every image made afterwards carries it.
 
@@ -26,7 +26,7 @@ class FallbackEngine:
     ModelError : none of them can be made; the last one's reason.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], Engine]]) -> None:
+    def __init__(self, makers: Sequence[Callable[[], ServedEngine]]) -> None:
         self._makers = list(makers)
         self._lock = threading.Lock()
         self._reason = ""
@@ -46,17 +46,34 @@ class FallbackEngine:
             engine = self._engine
             try:
                 return engine.run(batch)
-            except (ModelError, RuntimeError) as error:  # torch tells everything about devices as RuntimeError
-                with self._lock:
-                    if self._engine is engine:
-                        self._note(error)
-                        self._engine = self._next(error)
+            except (
+                ModelError,
+                RuntimeError,
+                MemoryError,
+            ) as error:  # of torch: devices
+                self._hand_over(engine, error)
+
+    def prove(self) -> None:
+        """See `gate.ProvenEngine.prove`; an engine that no longer works hands over to the next."""
+        while True:
+            engine = self._engine
+            try:
+                return engine.prove()
+            except (ModelError, RuntimeError, MemoryError) as error:
+                self._hand_over(engine, error)
 
     def describe(self) -> dict[str, str]:
         told = {"fallback": self._reason} if self._reason else {}
         return {**self._engine.describe(), **told}
 
-    def _next(self, error: Exception) -> Engine:
+    def _hand_over(self, engine: ServedEngine, error: Exception) -> None:
+        """Go on with the next engine, unless another thread has done so already."""
+        with self._lock:
+            if self._engine is engine:
+                self._note(error)
+                self._engine = self._next(error)
+
+    def _next(self, error: Exception) -> ServedEngine:
         """The next engine that can be made; `error` is why the one before failed."""
         while self._makers:
             try:

@@ -9,16 +9,20 @@ import torch
 from torch import nn
 
 from ..errors import ModelError, ShapeError
-from .engine import Batch
+from .engine import MAX_BATCH, Batch
+from .stages import lower, split
 
 
 class TorchEngine:
-    """A network, run eagerly; one run at a time.
+    """A network, run eagerly; one run at a time, any size of patch.
 
     Parameters
     ----------
-    network : takes ``(batch, 2, z, y, x)``; it is moved to the device and put into evaluation mode.
+    network : takes ``(batch, n_channels, z, y, x)``; in ``fp32`` it is moved to the device and put into evaluation mode
+        as it is, for other precisions a copy is made whose convolutions have that type and the channels last.
     provenance : what `describe` adds to the engine's own: model name and weights hash.
+    n_channels : of the input.
+    n_axes : of the input, the batch among them.
 
     Raises
     ------
@@ -26,11 +30,20 @@ class TorchEngine:
     """
 
     def __init__(
-        self, network: nn.Module, provenance: Mapping[str, str], device: str = "cpu", precision: str = "fp32"
+        self,
+        network: nn.Module,
+        provenance: Mapping[str, str],
+        device: str = "cpu",
+        precision: str = "fp32",
+        n_channels: int = 2,
+        n_axes: int = 5,
     ) -> None:
         self.precision = precision
         self._provenance = dict(provenance)
-        self._device = _device(device)
+        self._n_channels, self._n_axes = n_channels, n_axes
+        self._device = find_device(device)
+        if precision != "fp32":
+            network = lower(split(network), precision, "eager" if self._device.type == "cpu" else "plain")
         self._network = network.to(self._device).eval()
         self._lock = threading.Lock()
 
@@ -45,12 +58,15 @@ class TorchEngine:
         ------
         ShapeError : if the batch has other axes.
         """
-        if batch.ndim != 5 or batch.shape[1] != 2:
-            raise ShapeError(f"an engine takes (batch, 2, z, y, x), not {batch.shape}")
-        bf16 = self.precision == "bf16"
-        with self._lock, torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-            logits: Batch = self._network(torch.from_numpy(batch).to(self._device)).float().cpu().numpy()
-        return logits
+        if batch.ndim != self._n_axes or batch.shape[1] != self._n_channels:
+            axes = ("z, y, x" if self._n_axes == 5 else "y, x") if self._n_axes in (4, 5) else "..."
+            raise ShapeError(f"an engine takes (batch, {self._n_channels}, {axes}), not {batch.shape}")
+        with self._lock, torch.inference_mode():
+            patches = torch.from_numpy(batch)
+            parts = [patches[i : i + MAX_BATCH] for i in range(0, len(batch), MAX_BATCH)]
+            logits = [self._network(part.to(self._device)).float().cpu() for part in parts]
+            joined: Batch = (torch.cat(logits) if len(logits) > 1 else logits[0]).numpy()
+        return joined
 
     def describe(self) -> dict[str, str]:
         return {
@@ -61,7 +77,13 @@ class TorchEngine:
         }
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """A device by torch's name for it.
+
+    Raises
+    ------
+    ModelError : it does not exist, or not here.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -83,7 +83,10 @@ class NativeUNet(nn.Module):
 
     def to_logits(self, predicted: Tensor) -> Tensor:
         """Logits of a predicted k-space."""
-        image = magnitude(channels_to_image(predicted))
+        return self.read_image(magnitude(channels_to_image(predicted)))
+
+    def read_image(self, image: Tensor) -> Tensor:
+        """Logits of the magnitude image of a predicted k-space."""
         if self.form == "per_class":
             logits: Tensor = self.head(torch.log(image + TINY))
             return logits

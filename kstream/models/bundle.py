@@ -173,6 +173,21 @@ class Bundle:
         except (OSError, SafetensorError, KeyError) as error:
             raise ModelError(f"bundle {self.info.name} has no readable example", where=str(self.folder)) from error
 
+    def tensors(self) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Example inputs and outputs of a network with any number of them, in the order of the description.
+
+        Raises
+        ------
+        ModelError : if they cannot be read.
+        """
+        try:
+            found = load_file(self.folder / EXAMPLE)
+            return tuple(found[spec.name] for spec in self.info.inputs), tuple(
+                found[spec.name] for spec in self.info.outputs
+            )
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(f"bundle {self.info.name} has no readable example", where=str(self.folder)) from error
+
 
 def shipped() -> tuple[str, ...]:
     """Names of the bundles that come with kstream."""
@@ -194,6 +209,31 @@ def save_bundle(
     save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / WEIGHTS)
     kspace, logits = (np.ascontiguousarray(array, dtype=np.float32) for array in example)
     save_file({"kspace": kspace, "logits": logits}, folder / EXAMPLE)
+    described = BundleInfo(**{**vars(info), "sha256": _sha256(folder / WEIGHTS)})
+    (folder / DESCRIPTION).write_text(described.to_json(), encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return Bundle.load(folder)
+
+
+def save_array_bundle(
+    folder: Path, info: BundleInfo, state: Mapping[str, NDArray[Any]], example: Mapping[str, Array], card: str
+) -> Bundle:
+    """Write a bundle of a network with any inputs and outputs, and open it again.
+
+    Parameters
+    ----------
+    example : arrays by the names of `info.inputs` and `info.outputs`; keep it to some tens of kilobytes.
+
+    Raises
+    ------
+    ModelError : the example lacks an input or an output.
+    """
+    wanted = {spec.name for spec in (*info.inputs, *info.outputs)}
+    if wanted != set(example):
+        raise ModelError(f"the example holds {sorted(example)}, the description names {sorted(wanted)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / WEIGHTS)
+    save_file({key: np.ascontiguousarray(value, np.float32) for key, value in example.items()}, folder / EXAMPLE)
     described = BundleInfo(**{**vars(info), "sha256": _sha256(folder / WEIGHTS)})
     (folder / DESCRIPTION).write_text(described.to_json(), encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")

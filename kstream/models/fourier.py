@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,11 @@ def to_kspace(image: Tensor) -> Tensor:
 def as_complex(channels: Tensor) -> Tensor:
     """Real ``(batch, 2 n, z, y, x)``, ordered f0.re, f0.im, f1.re, ..., to complex64 ``(batch, n, z, y, x)``.
 
-    The cast to float32 keeps the transform that follows in full precision under autocast.
+    The cast to float32 keeps the transform that follows in full precision under autocast; float64 gives complex128.
     """
     batch, n_channels, *space = channels.shape
-    pairs = channels.float().reshape(batch, n_channels // 2, 2, *space)
+    exact = channels if channels.dtype == torch.float64 else channels.float()
+    pairs = exact.reshape(batch, n_channels // 2, 2, *space)
     return torch.complex(pairs[:, :, 0], pairs[:, :, 1])
 
 
@@ -53,3 +56,41 @@ def channels_to_image(kspace: Tensor) -> Tensor:
 def magnitude(channels: Tensor) -> Tensor:
     """Magnitude ``(batch, n, z, y, x)`` of interleaved real and imaginary parts ``(batch, 2 n, z, y, x)``."""
     return as_complex(channels).abs()
+
+
+def centring_signs(n: int) -> Tensor:
+    """What centring multiplies by, before and after an inverse transform of even length `n`: float32 ``(2, n)``.
+
+    With the centre ``c = n / 2``, the kernel ``exp(2 pi i (k - c)(j - c) / n)`` is that of the plain transform times
+    ``(-1)**k``, ``(-1)**j`` and ``(-1)**c``: no sample has to move.
+
+    Raises
+    ------
+    ValueError : `n` is odd; centring is then no matter of signs.
+    """
+    if n % 2:
+        raise ValueError(f"{n} is odd")
+    before = 1.0 - 2.0 * (torch.arange(n) % 2)
+    return torch.stack((before, before * (-1) ** (n // 2)))
+
+
+def signed_to_image(kspace: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """`to_image` of real ``(batch, 2 n, z, y, x)`` by signs ``(y, x)`` in place of shifts.
+
+    Returns
+    -------
+    real ``(batch, n, z, y, x, 2)``, float32.
+    """
+    # one buffer, one pass: signs, cast and order of axes together
+    signed = torch.empty(kspace.shape, dtype=torch.float32, device=kspace.device)
+    torch.mul(kspace, before, out=signed)
+    pairs = torch.complex(signed[:, 0::2], signed[:, 1::2])
+    image = torch.view_as_real(torch.fft.ifft2(pairs, norm="ortho"))
+    return image * after[:, :, None]
+
+
+def inverse_matrix(n: int) -> Tensor:
+    """The matrix of the centred, orthonormal inverse transform of length `n`: complex128, symmetric ``(n, n)``."""
+    steps = torch.arange(n, dtype=torch.float64) - n // 2
+    phase = 2 * math.pi / n * torch.outer(steps, steps)
+    return torch.polar(torch.full_like(phase, n**-0.5), phase)

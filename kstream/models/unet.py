@@ -1,7 +1,7 @@
 """Residual 3-D U-Net with the block semantics and state-dict keys of MONAI's ``UNet`` (two residual units per level).
 
-Settings fixed by paper 000: 3x3x3 kernels, group normalisation with two groups, leaky ReLU of slope 0.1, no dropout,
-biased convolutions. Checkpoints trained with MONAI load unchanged.
+Settings fixed by paper 000: 3x3x3 kernels, group normalisation with two groups (one where the channels are odd), leaky
+ReLU of slope 0.1, no dropout, biased convolutions. Checkpoints trained with MONAI load unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEGATIVE_SLOPE = 0.1
 
 def _normalise(n_channels: int) -> nn.Sequential:
     layers = nn.Sequential()
-    layers.add_module("N", nn.GroupNorm(N_GROUPS, n_channels))
+    layers.add_module("N", nn.GroupNorm(math.gcd(N_GROUPS, n_channels), n_channels))
     layers.add_module("A", nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True))
     return layers
 

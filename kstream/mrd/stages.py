@@ -42,6 +42,7 @@ class MakeImages:
         ``repetition``.
     label_lut : palette of the host for label images; empty: grey.
     overlay : sent after the labels of a frame, if its magnitude has come; one image of each slice waits for that.
+    provisional_series : of labels that are not final.
 
     Raises
     ------
@@ -60,8 +61,10 @@ class MakeImages:
         frames_by: str = "repetition",
         label_lut: str = "",
         overlay: Overlay | None = None,
+        provisional_series: int = 4,
     ) -> None:
         _check_series(magnitude_series, label_series, overlay)
+        self._provisional_series = provisional_series
         self._label_lut, self._overlay = label_lut, overlay
         self._waiting: dict[int, FrameImage | LabelMap] = {}  # for its other half, by slice
         self._scan = scan
@@ -75,7 +78,8 @@ class MakeImages:
     def push(self, item: FrameImage | LabelMap) -> list[Any]:
         if isinstance(item, LabelMap):
             counter = self._frame_counter
-            images = label_images(item, self._scan, self._label_series, lut=self._label_lut, frame_counter=counter)
+            series = self._label_series if item.is_final else self._provisional_series
+            images = label_images(item, self._scan, series, lut=self._label_lut, frame_counter=counter)
             kind: Literal["magnitude", "labels"] = "labels"
         else:
             images = self._magnitude(item)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import ScanError
 from ..stream.telemetry import Counters
-from ..types import Acquisition, FrameEnd, Geometry, Notice, Origin, Readout, Scan
+from ..types import Acquisition, FrameEnd, FrameProgress, Geometry, Notice, Origin, Readout, Scan
 from .routing import LostReadout
 from .trajectory import PlacedAcquisition
 
@@ -53,8 +53,8 @@ class FramePlan:
         Parameters
         ----------
         n_frames : of a windowed scan; 0 takes the header's user parameter ``n_frames`` (1 if absent).
-        readouts_per_frame : 0 trusts the encoding limits; a positive number says how many readouts fill a frame of a
-            scan that leaves lines out.
+        readouts_per_frame : how many readouts fill a frame of a scan that leaves lines out; 0 takes the header's user
+            parameter ``readouts_per_frame``, or else trusts the encoding limits.
 
         Raises
         ------
@@ -67,6 +67,7 @@ class FramePlan:
                 hint="--set frames.readouts_per_frame=N",
             )
         n_frames = n_frames or _declared_frames(scan)
+        readouts_per_frame = readouts_per_frame or _declared_readouts(scan)
         by = _counter_of_frames(scan, by, n_frames)
         n_partitions, n_averages = scan.limit("kspace_encode_step_2").size, scan.limit("average").size
         n_spokes = scan.limit("kspace_encode_step_1").size
@@ -93,6 +94,18 @@ def _declared_frames(scan: Scan) -> int:
             f"the header's n_frames is {declared!r}, expected a whole number from 1 to {MAX_FRAMES}",
             where="userParameters",
             hint="--set frames.n_frames=N",
+        )
+    return declared
+
+
+def _declared_readouts(scan: Scan) -> int:
+    """The header's user parameter ``readouts_per_frame``, 0 if it has none."""
+    declared = scan.user_parameters.get("readouts_per_frame", 0)
+    if not isinstance(declared, int) or not 0 <= declared <= 2**24:
+        raise ScanError(
+            f"the header's readouts_per_frame is {declared!r}, expected a whole number",
+            where="userParameters",
+            hint="--set frames.readouts_per_frame=N",
         )
     return declared
 
@@ -185,14 +198,17 @@ class FrameReadouts:
     close_after : readouts of later frames of the same slice, since its own last one, that close a frame which lacks
         some. -1: as many as fill a frame, most of them (`MOSTLY`) from one frame, so that scans which come back to a
         frame are left alone; 0: never, it waits for the end of the scan.
+    early : numbers of readouts at which an open frame is announced (`FrameProgress`).
     """
 
     takes = (PlacedAcquisition, LostReadout)
-    gives = (Readout, FrameEnd, Notice)
+    gives = (Readout, FrameEnd, FrameProgress, Notice)
 
-    def __init__(self, scan: Scan, plan: FramePlan, counters: Counters, close_after: int = -1) -> None:
+    def __init__(
+        self, scan: Scan, plan: FramePlan, counters: Counters, close_after: int = -1, early: tuple[int, ...] = ()
+    ) -> None:
         self._scan, self.plan, self._counters = scan, plan, counters
-        self._close_after = close_after
+        self._close_after, self._early = close_after, frozenset(early)
         self._frames: dict[tuple[int, int], _Frame] = {}
         self._over: dict[tuple[int, int], _Runs] = {}
 
@@ -221,7 +237,9 @@ class FrameReadouts:
         frame.lost.discard(key)
         frame.seen.add(key)
         readout = Readout(acquisition.data, item.trajectory, *place, partition, key, acquisition.received_ns)
-        return [readout, *self._overtaken(place), *self._ended(place, frame, acquisition)]
+        made = [readout, *self._overtaken(place), *self._ended(place, frame, acquisition)]
+        readout.geometry = frame.last.geometry if frame.last is not None else None
+        return made
 
     def finish(self) -> list[Any]:
         """Frames that never became full, in order, each with a warning."""
@@ -240,7 +258,9 @@ class FrameReadouts:
             self._finish_frame(place)
             self._counters.frames += 1
             return [frame.last]
-        return self._cut(place) if len(frame.seen) + len(frame.lost) >= self.plan.n_expected else []
+        if len(frame.seen) + len(frame.lost) >= self.plan.n_expected:
+            return self._cut(place)
+        return [FrameProgress(frame.last)] if len(frame.seen) in self._early else []
 
     def _overtaken(self, place: tuple[int, int]) -> list[Any]:
         """Ends of earlier frames of this slice that enough readouts of later ones have passed."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..stream.crew import Crew
 from ..types import Complex, Float, Notice
 from .espirit import CoilMaps, Weighting, coil_maps
 from .fourier import fast_length, to_kspace
@@ -15,6 +17,22 @@ MARGIN = 2.5
 """The small image reaches this much further in k-space than the calibration region: what lies beyond leaks into the
 region only through the side lobes of the field of view."""
 
+FindMaps = Callable[..., CoilMaps]
+
+
+def map_finder(device: str) -> FindMaps:
+    """Where ESPIRiT is computed: on the processor, or with torch on a GPU.
+
+    Raises
+    ------
+    ConfigError : if this machine has no such device.
+    """
+    if device == "cpu":
+        return coil_maps
+    from .gpu import on_device  # torch takes seconds to import, and most reconstructions need none of it
+
+    return on_device(device)
+
 
 @dataclass(frozen=True)
 class EspiritSettings:
@@ -23,6 +41,8 @@ class EspiritSettings:
     Parameters
     ----------
     calibration_size : centre of k-space used, in samples.
+    n_sets : sets of maps; more than one for objects that fold over themselves.
+    find : `espirit.coil_maps`, or the same on another device.
     """
 
     calibration_size: int
@@ -32,10 +52,12 @@ class EspiritSettings:
     map_size: int
     iterations: int
     weighting: Weighting = "hard"
+    n_sets: int = 1
+    find: FindMaps = coil_maps
 
-    def maps(self, centre: Complex, shape: tuple[int, int]) -> CoilMaps:
+    def maps(self, centre: Complex, shape: tuple[int, int], crew: Crew | None = None) -> CoilMaps:
         """Maps of all slices from the centre of k-space ``(coils, z, y, x)``."""
-        return coil_maps(
+        return self.find(
             centre,
             shape,
             kernel=self.kernel,
@@ -44,6 +66,8 @@ class EspiritSettings:
             map_size=self.map_size,
             iterations=self.iterations,
             weighting=self.weighting,
+            n_sets=self.n_sets,
+            crew=crew,
         )
 
     def centre(self, images: Complex) -> Complex:
@@ -78,8 +102,8 @@ class Calibration:
         nz, ny, nx = shape
         points = np.prod([min(n, MARGIN * settings.calibration_size) for n in (ny, nx)])
         nodes = min(ny, settings.map_size) * min(nx, settings.map_size)
-        per_coil = points * (1.5**2 * n_partitions + n_partitions + 2 * nz) + nodes * nz
-        return int(8 * n_coils * per_coil) + 4 * nz * ny * nx
+        per_coil = points * (1.5**2 * n_partitions + n_partitions + 2 * nz) + settings.n_sets * nodes * nz
+        return int(8 * n_coils * per_coil) + 4 * settings.n_sets * nz * ny * nx
 
     def add(self, data: Complex, trajectory: Float, weights: Float, partition: int) -> None:
         """Add the middle of a readout ``(coils, samples)``."""
@@ -90,13 +114,13 @@ class Calibration:
         self._grid.add(data[:, inside], trajectory[inside], weights[inside], partition)
         self.n_readouts += 1
 
-    def maps(self) -> tuple[CoilMaps, list[Notice]]:
+    def maps(self, crew: Crew | None = None) -> tuple[CoilMaps, list[Notice]]:
         """The maps, and what the user should know about them. Frees the grid."""
         if self._grid is None:
             raise ValueError("no readout was added")
         centre = self._settings.centre(self._grid.to_images(self._to_z))
         self._grid = None
-        return self._settings.maps(centre, self._shape[1:]), _warnings(centre)
+        return self._settings.maps(centre, self._shape[1:], crew), _warnings(centre)
 
 
 def _warnings(centre: Complex) -> list[Notice]:

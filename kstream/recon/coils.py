@@ -13,17 +13,26 @@ from .fourier import to_kspace
 Method = Literal["espirit", "rss"]
 
 
-def volume_maps(images: Complex, espirit: EspiritSettings) -> Complex:
-    """ESPIRiT maps slice by slice from coil images ``(coils, z, y, x)``; same shape and dtype.
+def map_sets(images: Complex, espirit: EspiritSettings) -> Complex:
+    """ESPIRiT maps slice by slice from coil images ``(coils, z, y, x)``: complex64 ``(sets, coils, z, y, x)``.
 
     The calibration region is the centre of the images' k-space.
     """
-    return espirit.maps(espirit.centre(images), (images.shape[2], images.shape[3])).full()
+    maps = espirit.maps(espirit.centre(images), (images.shape[2], images.shape[3]))
+    return np.stack([maps.full(number) for number in range(espirit.n_sets)])
+
+
+def volume_maps(images: Complex, espirit: EspiritSettings) -> Complex:
+    """The first set of `map_sets`: shape and dtype of the images."""
+    return np.asarray(map_sets(images, espirit)[0], np.complex64)
 
 
 def combine(images: Complex, maps: Complex) -> Complex:
-    """``sum_c conj(S_c) m_c``: complex64 ``(z, y, x)`` from coil images and maps ``(coils, z, y, x)``."""
-    return np.asarray(np.einsum("czyx,czyx->zyx", maps.conj(), images), np.complex64)
+    """``sum_c conj(S_c) m_c``: complex64 ``(z, y, x)`` from coil images and maps ``(coils, z, y, x)``.
+
+    Maps ``(sets, coils, z, y, x)`` give ``(sets, z, y, x)``.
+    """
+    return np.asarray(np.einsum("...czyx,czyx->...zyx", maps.conj(), images), np.complex64)
 
 
 class CombineCoils:
@@ -49,11 +58,12 @@ class CombineCoils:
 
     def push(self, images: CoilImages) -> list[Any]:
         if images.data.shape[0] == 1:
-            return [self._kspace(images, images.data[0])]
+            return [self._kspace(images, images.data)]
         if self._method == "rss":
-            return [self._kspace(images, np.sqrt(np.sum(np.abs(images.data) ** 2, axis=0)).astype(np.complex64))]
+            total = np.sqrt(np.sum(np.abs(images.data) ** 2, axis=0, keepdims=True))
+            return [self._kspace(images, total.astype(np.complex64))]
         if self._calibration_frame in (-1, images.frame):
-            self._maps[images.slice] = volume_maps(images.data, self._espirit)
+            self._maps[images.slice] = map_sets(images.data, self._espirit)
         if images.slice not in self._maps:
             self._waiting.append(images)
             return []
@@ -66,7 +76,7 @@ class CombineCoils:
             text = (
                 f"slice {first.slice}: calibration frame {self._calibration_frame} never came; maps from {first.frame}"
             )
-            self._maps[first.slice] = volume_maps(first.data, self._espirit)
+            self._maps[first.slice] = map_sets(first.data, self._espirit)
             left += [Notice("warning", text), *self._combine_waiting(first.slice)]
         return left
 
@@ -79,5 +89,6 @@ class CombineCoils:
         return self._kspace(images, combine(images.data, self._maps[images.slice]))
 
     @staticmethod
-    def _kspace(images: CoilImages, image: Complex) -> KSpace:
-        return KSpace(to_kspace(image), images.frame, images.slice, images.received_ns, images.geometry)
+    def _kspace(images: CoilImages, sets: Complex) -> KSpace:
+        """From combined images ``(sets, z, y, x)``."""
+        return KSpace.of_sets(list(to_kspace(sets)), images.frame, images.slice, images.received_ns, images.geometry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,11 +20,13 @@ from .zero_wait import SpokeSum
 
 
 class FrameSum(Protocol):
-    """The running coil-combined image of one frame, wherever it is computed."""
+    """The running coil-combined image of one frame, wherever it is computed, for every set of maps."""
+
+    n_sets: int
 
     def add(self, samples: Complex, trajectory: Float, weights: Float) -> None: ...
 
-    def kspace(self) -> Complex: ...
+    def kspace(self, number: int = 0) -> Complex: ...
 
 
 MakeSum = Callable[[CoilMaps, Complex, Crew], FrameSum]
@@ -78,6 +81,7 @@ Group = tuple[int, int, int, bytes]
 class _Slice:
     """What one slice (or slab) knows: its maps or how far they are, and what waits for them in order of arrival."""
 
+    number: int
     calibration: Calibration | None = None
     task: Task[tuple[CoilMaps, list[Notice]]] | None = None
     maps: CoilMaps | None = None
@@ -144,7 +148,7 @@ class CombineSpokes:
         if isinstance(item, Wake):
             self._is_wake_coming = False
             return [made for state in self._slices.values() for made in self._advance(state)]
-        state = self._slices.setdefault(item.slice, _Slice())
+        state = self._slices.setdefault(item.slice, _Slice(item.slice))
         if isinstance(item, FrameEnd):
             return [item, *self._end_frame(state, item), *self._advance(state)]
         made = [*self._make_room(item), *self._take(state, item)]
@@ -227,7 +231,7 @@ class CombineSpokes:
     def _start(self, state: _Slice) -> list[Any]:
         if state.calibration is None:
             return []
-        state.task, state.calibration = self._crew.submit(state.calibration.maps), None
+        state.task, state.calibration = self._crew.submit(partial(state.calibration.maps, self._crew)), None
         n_full = int(2 / np.pi * self._n_calibration)
         if n_full >= self._espirit.calibration_size or self._has_told_few:
             return []
@@ -254,8 +258,10 @@ class CombineSpokes:
         if state.task is None:
             return []
         state.maps, told = state.task.result()
-        state.least_waited = len(state.ready)
-        return list(told)
+        state.least_waited = n_waiting = len(state.ready)
+        held = f"{n_waiting} angles ({self._held_bytes / 2**20:.0f} MiB) waited for them"
+        text = f"slice {state.number}: coil maps are there, {held}"
+        return [*told, Notice("info", text)]
 
     # ---- angles to volumes ----
 
@@ -321,13 +327,14 @@ class CombineSpokes:
             state.ready_bytes -= item.n_bytes
             return []
         total = state.sums.pop(item.frame, None) or self._make_sum(state.maps, self._to_z, self._crew)
-        return [KSpace(total.kspace(), item.frame, item.slice, item.received_ns, item.geometry)]
+        sets = [total.kspace(number) for number in range(total.n_sets)]
+        return [KSpace.of_sets(sets, item.frame, item.slice, item.received_ns, item.geometry)]
 
     def _fixed_bytes(self, n_coils: int, n_frames: int) -> int:
         """Calibration, maps, and volumes of the open frames, one more, and what leaves."""
         sampling, shape = self._sampling, self._sampling.shape
         maps = Calibration.n_bytes(self._espirit, shape, sampling.n_partitions, n_coils)
-        return max(len(self._slices), 1) * maps + (2 + n_frames) * 8 * int(np.prod(shape))
+        return max(len(self._slices), 1) * maps + (2 + n_frames) * 8 * self._espirit.n_sets * int(np.prod(shape))
 
     @property
     def _held_bytes(self) -> int:

@@ -5,7 +5,8 @@ and frames of different sampling can be compared.
 
 A stream must know a weight when its spoke comes. Angles that follow from counters (golden, uniform) are known for the
 whole frame before the first spoke: `angle_gaps_rad` of the planned angles (`AnglePlan`). So a spoke that is added never
-changes the weights of those before it. Where angles are not planned, every spoke stands for the mean angle.
+changes the weights of those before it. Where angles are not planned, every spoke stands for the mean angle until a
+whole frame has shown its angles; what was wrong is put right in combined k-space (`density_gain`).
 """
 
 from __future__ import annotations
@@ -131,6 +132,15 @@ OPEN_FRAMES = 8
 """Frames per slice of which `AnglePlan` remembers the spokes; those of older ones that come late begin anew."""
 
 
+@dataclass(frozen=True, slots=True)
+class UsedStep:
+    """The direction of a readout, and the angle that it was taken to stand for among `n_readouts`."""
+
+    angle_rad: float
+    step_rad: float
+    n_readouts: float
+
+
 class AnglePlan:
     """The angle for which a readout stands, known when it comes.
 
@@ -140,63 +150,149 @@ class AnglePlan:
     stray spoke, wherever it comes, does not take their gaps from the others; it gets the mean gap itself, unless it is
     one of the first two, when nothing speaks against it. All partitions of a spoke get the same.
 
+    Arbitrary angles can be learned: the first whole frame of a slice is the plan of those after it. What a spoke was
+    taken for is remembered, so that what turned out otherwise can be put right (`late_density.py`).
+
     Parameters
     ----------
     planned_rad : planned angles of a frame by spoke number; None for arbitrary angles.
     n_averages : readouts at each angle.
     aspect : field of view along y over that along x.
+    learns : plan after the first whole frame where there is no other plan.
+    n_frames : frames per slice that are remembered.
     """
 
     def __init__(
-        self, planned_rad: NDArray[np.floating] | None = None, n_averages: int = 1, aspect: float = 1.0
+        self,
+        planned_rad: NDArray[np.floating] | None = None,
+        n_averages: int = 1,
+        aspect: float = 1.0,
+        *,
+        learns: bool = False,
+        n_frames: int = OPEN_FRAMES,
     ) -> None:
         self._planned, self._n_averages, self._aspect = planned_rad, n_averages, aspect
-        self._gaps: dict[tuple[float, int], NDArray[np.float64]] = {}
+        self._learns, self._n_frames = learns and planned_rad is None, n_frames
+        self._learned: dict[int, NDArray[np.float64]] = {}
+        self._gaps: dict[tuple[int, float, int], NDArray[np.float64]] = {}
         self._came: dict[int, dict[int, _Frame]] = {}
 
     def step_rad(self, readout: Readout, n_readouts: float) -> float:
         """What `polar_weights` needs of one readout, among the first `n_readouts` of its frame and plane."""
-        turn = turn_rad(readout.trajectory)
-        spoke, n_spokes = readout.key[0] // self._n_averages, round(n_readouts / self._n_averages)
-        if self._planned is None or not spoke < n_spokes <= len(self._planned):
-            return turn / n_readouts
-        turned = readout_angle_rad(readout.trajectory, self._aspect) - float(self._planned[spoke])
-        if not self._frame(readout).is_on_plan(readout.key[0], turned, turn, 0.1 * turn / n_spokes):
-            return turn / n_readouts
-        if (turn, n_spokes) not in self._gaps:
-            self._gaps[turn, n_spokes] = angle_gaps_rad(self._planned[:n_spokes], turn)
-        return float(self._gaps[turn, n_spokes][spoke]) / self._n_averages
+        turn, angle = turn_rad(readout.trajectory), readout_angle_rad(readout.trajectory, self._aspect)
+        number, spoke = readout.key[0], readout.key[0] // self._n_averages
+        n_spokes = round(n_readouts / self._n_averages)
+        frame, tolerance = self._frame(readout), 0.1 * turn / n_readouts
+        known = frame.used.get(number)
+        if known and known.n_readouts == n_readouts and _apart(known.angle_rad, angle, turn) <= tolerance:
+            return known.step_rad
+        planned, step = self._plan(readout, n_spokes), turn / n_readouts
+        if planned is not None and spoke < n_spokes <= len(planned):
+            turned = angle - float(planned[spoke])
+            if frame.is_on_plan(number, turned, turn, tolerance * self._n_averages):
+                step = float(self._gaps_of(planned, readout.slice, turn, n_spokes)[spoke]) / self._n_averages
+        frame.used.setdefault(number, UsedStep(angle, step, n_readouts))
+        return step
+
+    def used(self, slice_: int, frame: int) -> list[UsedStep]:
+        """What the readouts of a frame were taken for; nothing of frames that are forgotten."""
+        known = self._came.get(slice_, {}).get(frame)
+        return list(known.used.values()) if known else []
+
+    def _plan(self, readout: Readout, n_spokes: int) -> NDArray[np.floating] | None:
+        """Planned angles of this readout's frame: as given, or those of the first whole frame of its slice."""
+        if self._planned is not None or not self._learns:
+            return self._planned
+        if readout.slice not in self._learned:
+            n_readouts = n_spokes * self._n_averages
+            for number, frame in self._came[readout.slice].items():
+                if number != readout.frame and sorted(frame.used) == list(range(n_readouts)):
+                    angles = [frame.used[i].angle_rad for i in range(0, n_readouts, self._n_averages)]
+                    self._learned[readout.slice] = np.array(angles)
+                    break
+        return self._learned.get(readout.slice)
+
+    def _gaps_of(self, planned: NDArray[np.floating], slice_: int, turn: float, n_spokes: int) -> NDArray[np.float64]:
+        key = (slice_ if self._learns else -1, turn, n_spokes)
+        if key not in self._gaps:
+            self._gaps[key] = angle_gaps_rad(planned[:n_spokes], turn)
+        return self._gaps[key]
 
     def _frame(self, readout: Readout) -> _Frame:
         frames = self._came.setdefault(readout.slice, {})
         if readout.frame not in frames:
             frames[readout.frame] = _Frame()
-            if len(frames) > OPEN_FRAMES:
+            if len(frames) > self._n_frames:
                 del frames[next(iter(frames))]
         return frames[readout.frame]
 
 
 @dataclass
 class _Frame:
-    """Spokes of a frame that came: how far each is turned against the plan, and whether it was found on it."""
+    """Spokes of a frame that came: how far each is turned against the plan, and what it was taken for."""
 
     turned_rad: dict[int, float] = field(default_factory=dict)
-    on_plan: dict[int, bool] = field(default_factory=dict)
+    used: dict[int, UsedStep] = field(default_factory=dict)
 
     def is_on_plan(self, spoke: int, turned_rad: float, turn: float, tolerance_rad: float) -> bool:
-        """Judge a spoke when the first of its readouts comes; later ones at another angle are judged by themselves."""
-        known = self.turned_rad.setdefault(spoke, turned_rad)
-        if spoke in self.on_plan and _apart(known, turned_rad, turn) <= tolerance_rad:
-            return self.on_plan[spoke]
+        """Judge a spoke by those that came until now."""
+        self.turned_rad.setdefault(spoke, turned_rad)
         n_alike = sum(_apart(other, turned_rad, turn) <= tolerance_rad for other in self.turned_rad.values())
-        is_on_plan = 2 * n_alike >= len(self.turned_rad)
-        self.on_plan.setdefault(spoke, is_on_plan)
-        return is_on_plan
+        return 2 * n_alike >= len(self.turned_rad)
 
 
 def _apart(a_rad: float, b_rad: float, turn: float) -> float:
     """Distance of two angles on a circle of `turn`."""
     return abs((a_rad - b_rad + turn / 2) % turn - turn / 2)
+
+
+CELL = 0.75
+"""Half the width of a cell of k-space over which `density_gain` takes the mean, in cycles per field of view; 0.5 and 1
+are a tenth worse."""
+MAX_GAIN = 2.0
+"""What is amplified more is mostly noise and streaks of a wedge without spokes."""
+
+
+def density_gain(
+    angles_rad: NDArray[np.floating], steps_rad: NDArray[np.floating], shape: tuple[int, int], aspect: float = 1.0
+) -> Float | None:
+    """What combined k-space must be multiplied by where spokes were weighted with other angles than they stand for.
+
+    Weights that are known only when all spokes are there can be put right afterwards, as the first gridding algorithm
+    did (Jackson et al., IEEE TMI 1991, eq. 6: division by the density on the grid). 1. Each spoke stands for the sector
+    to half the gap on each side; the step that it was weighted with, over that sector, is the density there. 2. The
+    mean of that over a cell of k-space is the density of the cell, for what lies within a cell is one sample of an
+    object that fills the field of view. 3. The gain is one over it, within MAX_GAIN.
+
+    Parameters
+    ----------
+    angles_rad, steps_rad : of all spokes through the centre that came.
+    shape : ``(y, x)`` of k-space.
+    aspect : field of view along y over that along x.
+
+    Returns
+    -------
+    float32 ``(y, x)``, or None if the steps are right within 2 %.
+    """
+    place, inverse = np.unique(np.round(np.asarray(angles_rad, np.float64) % np.pi, 6), return_inverse=True)
+    used = np.bincount(inverse.reshape(-1), np.asarray(steps_rad, np.float64))
+    if np.abs(used / angle_gaps_rad(place) - 1).max() < 0.02:
+        return None
+    upper = place + np.diff(place, append=place[0] + np.pi) / 2
+    borders = np.concatenate([upper[-1:] - np.pi, upper])
+    below = np.concatenate([[0.0], np.cumsum(used)])
+
+    def total(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Steps of all spokes below an angle."""
+        turns = np.floor((angle - borders[0]) / np.pi)
+        return np.asarray(turns * below[-1] + np.interp(angle - turns * np.pi, borders, below))
+
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = (y - shape[0] // 2) / aspect, x - shape[1] // 2
+    angle = np.arctan2(y, x)
+    reach = np.minimum(CELL / np.maximum(np.hypot(y, aspect * x), 1e-9), np.pi / 2)  # a cell is 1 / aspect high
+    density = (total(angle + reach) - total(angle - reach)) / (2 * reach)
+    return np.asarray(1 / np.clip(density, 1 / MAX_GAIN, MAX_GAIN), np.float32)
 
 
 def voronoi_weights(trajectory: Float, aspect: float = 1.0) -> Float:

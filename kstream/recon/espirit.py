@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
@@ -57,8 +57,8 @@ class CoilMaps:
 
     @cached_property
     def spans(self) -> kernels.Index:
-        """First and last + 1 column with a map in every row of the first set: int32 ``(z, y, 2)``."""
-        inside = self.scale[0] > 0
+        """First and last + 1 column with a map in every row: int32 ``(sets, z, y, 2)``."""
+        inside = self.scale > 0
         first = np.argmax(inside, axis=-1)
         last = inside.shape[-1] - np.argmax(inside[..., ::-1], axis=-1)
         return np.stack([first, np.where(inside.any(axis=-1), last, first)], axis=-1).astype(np.int32)
@@ -113,13 +113,23 @@ def kernel_coefficients(signal: Complex, n_coils: int, kernel: int) -> Complex:
     The projector on the signal space, summed over equal displacements within the window, is the operator (eq. 13).
     """
     projector = (signal.conj() @ signal.T).reshape(n_coils, kernel, kernel, n_coils, kernel, kernel)
-    projector = projector.transpose(1, 2, 4, 5, 0, 3)
     coefficients = np.zeros((2 * kernel - 1, 2 * kernel - 1, n_coils, n_coils), np.complex64)
+    add_displacements(coefficients, projector.transpose(1, 2, 4, 5, 0, 3), kernel)
+    return np.asarray(coefficients / np.float32(kernel**2), np.complex64)
+
+
+def add_displacements(coefficients: Any, projector: Any, kernel: int) -> None:
+    """Sum a projector over equal displacements within the window; arrays of numpy and of torch alike.
+
+    Parameters
+    ----------
+    coefficients : ``(..., 2k-1, 2k-1, coils, coils)``, added to; the displacement ``q - p`` lies at ``q - p + k - 1``.
+    projector : ``(..., py, px, qy, qx, coils, coils)``.
+    """
     for py in range(kernel):
         for px in range(kernel):
-            # displacement p - q, shifted by kernel - 1; q runs over the window, so its axis is flipped
-            coefficients[py : py + kernel, px : px + kernel] += projector[py, px, ::-1, ::-1]
-    return np.asarray(coefficients / np.float32(kernel**2), np.complex64)
+            y, x = (slice(kernel - 1 - p, 2 * kernel - 1 - p) for p in (py, px))
+            coefficients[..., y, x, :, :] += projector[..., py, px, :, :, :, :]
 
 
 def coil_maps(
@@ -222,8 +232,11 @@ def espirit_maps(
 
 
 def node_waves(size: int, shape: tuple[int, int], coarse: tuple[int, int]) -> tuple[Complex, Complex]:
-    """Waves of every displacement at the nodes: complex64 ``(nodes y, size)`` and ``(nodes x, size)``."""
-    lag = np.arange(size) - size // 2
+    """Waves of every displacement at the nodes: complex64 ``(nodes y, size)`` and ``(nodes x, size)``.
+
+    They run against the order of `add_displacements`, for the operator (eq. 13) has ``p - q``.
+    """
+    lag = size // 2 - np.arange(size)
     y, x = (
         np.exp(2j * np.pi * np.outer((_positions(n, c) - n // 2) / n, lag)).astype(np.complex64)
         for n, c in zip(shape, coarse, strict=True)

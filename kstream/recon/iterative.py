@@ -31,17 +31,20 @@ Density = Literal["scan", "voronoi", "pipe-menon"]
 class SenseOperator:
     """The linear map from an image ``(y, x)`` to samples of all coils ``(coils, samples)`` of one slice, and back.
 
+    With several sets of maps an image has an axis of sets, and the samples are those of the sum of what the sets see
+    (soft SENSE: Uecker et al., MRM 2014, eq. 20).
+
     Parameters
     ----------
     trajectory : ``(samples, xy or xyz)`` in cycles per field of view.
     weights : float32 ``(samples,)``, used by `normal` and `weighted_adjoint` only.
-    maps : complex64 ``(coils, y, x)``.
+    maps : complex64 ``(coils, y, x)``, or ``(sets, coils, y, x)`` for images ``(sets, y, x)``.
     """
 
     def __init__(self, trajectory: Float, weights: Float, maps: Complex) -> None:
         self.maps = maps
+        self._shape = ny, nx = maps.shape[-2:]
         self._weights = np.asarray(weights, np.float32)
-        ny, nx = maps.shape[1:]
         k = np.asarray(trajectory, np.float64)
         self._y = np.ascontiguousarray(k[:, 1] * (2 * np.pi / ny), np.float32)
         self._x = np.ascontiguousarray(k[:, 0] * (2 * np.pi / nx), np.float32)
@@ -50,17 +53,16 @@ class SenseOperator:
 
     def forward(self, image: Complex) -> Complex:
         """Samples ``(coils, samples)`` that this image would have given."""
-        coils = np.ascontiguousarray(self.maps * image)
+        coils = np.ascontiguousarray(self._seen(image))
         samples = finufft.nufft2d2(self._y, self._x, coils, eps=EPS, isign=-1, nthreads=1)
         return np.asarray(samples.reshape(len(coils), -1) * self._scale, np.complex64)
 
     def adjoint(self, samples: Complex) -> Complex:
         """The transpose of `forward`: image ``(y, x)``."""
-        shape = self.maps.shape[1:]
         flat = np.ascontiguousarray(samples, np.complex64)
-        coils = finufft.nufft2d1(self._y, self._x, flat, shape, eps=EPS, isign=1, nthreads=1)
-        images = coils.reshape(self.maps.shape) * self._scale
-        return np.asarray(np.einsum("cyx,cyx->yx", self.maps.conj(), images), np.complex64)
+        coils = finufft.nufft2d1(self._y, self._x, flat, self._shape, eps=EPS, isign=1, nthreads=1)
+        images = coils.reshape(-1, *self._shape) * self._scale
+        return np.asarray(np.einsum("...cyx,cyx->...yx", self.maps.conj(), images), np.complex64)
 
     def weighted_adjoint(self, samples: Complex) -> Complex:
         """`adjoint` of density-weighted samples: the image that needs no iteration."""
@@ -68,17 +70,22 @@ class SenseOperator:
 
     def normal(self, image: Complex) -> Complex:
         """``A^H W A``, by convolution with the point spread function (Wajer & Pruessmann, ISMRM 2001)."""
-        ny, nx = self.maps.shape[1:]
-        total = np.zeros((ny, nx), np.complex64)
-        for coil in self.maps:
-            spectrum = scipy.fft.fft2(coil * image, s=(2 * ny, 2 * nx))
+        ny, nx = self._shape
+        total = np.zeros(image.shape, np.complex64)
+        for number, seen in enumerate(self._seen(image)):
+            spectrum = scipy.fft.fft2(seen, s=(2 * ny, 2 * nx))
             spectrum *= self._filter
-            total += coil.conj() * scipy.fft.ifft2(spectrum)[:ny, :nx]
+            total += self.maps[..., number, :, :].conj() * scipy.fft.ifft2(spectrum)[:ny, :nx]
         return total
+
+    def _seen(self, image: Complex) -> Complex:
+        """What every coil sees: ``(coils, y, x)``."""
+        seen = self.maps * image[..., None, :, :]
+        return np.asarray(seen if seen.ndim == 3 else seen.sum(axis=0), np.complex64)
 
     def _point_spread(self) -> Complex:
         """Transfer function of ``F^H W F`` on the doubled grid, where no shift wraps round."""
-        ny, nx = self.maps.shape[1:]
+        ny, nx = self._shape
         weights = self._weights.astype(np.complex64)
         spread = finufft.nufft2d1(self._y, self._x, weights, (2 * ny, 2 * nx), eps=EPS, isign=1, nthreads=1)
         return np.asarray(scipy.fft.fft2(scipy.fft.ifftshift(spread)) * self._scale**2, np.complex64)
@@ -90,7 +97,7 @@ class Solution:
 
     Parameters
     ----------
-    image : complex64 ``(y, x)``.
+    image : complex64 ``(y, x)``, or ``(sets, y, x)``.
     residuals : norm of the gradient (CG) or of the last change (proximal steps) over its first value, per iteration.
     """
 
@@ -176,9 +183,14 @@ def soft_threshold(values: Complex, threshold: float) -> Complex:
 
 
 def total_variation_proximal(image: Complex, weight: float, n_iterations: int = 12) -> Complex:
-    """Proximal map of isotropic total variation of ``(y, x)`` by the dual iteration of Chambolle (JMIV 2004, eq. 9)."""
+    """Proximal map of isotropic total variation of ``(y, x)`` by the dual iteration of Chambolle (JMIV 2004, eq. 9).
+
+    Leading axes are images of their own.
+    """
     if weight <= 0:
         return image
+    if image.ndim > 2:
+        return np.stack([total_variation_proximal(part, weight, n_iterations) for part in image])
     dual = np.zeros((2, *image.shape), np.complex64)
     scaled = image / np.float32(weight)
     for _ in range(n_iterations):
@@ -259,9 +271,10 @@ class ReconstructIteratively:
     Parameters
     ----------
     sampling : density weights and the transform along kz.
-    maps_of : makes coil maps ``(coils, z, y, x)`` from coil images of the same shape.
+    maps_of : makes coil maps ``(coils, z, y, x)`` from coil images of the same shape, or several sets of them.
     calibration_frame : frame that gives the maps; -1: each its own.
     memory_gib : readouts held at the same time, coil images and maps may take so much.
+    n_sets : of maps, for that memory.
 
     Raises
     ------
@@ -278,7 +291,9 @@ class ReconstructIteratively:
         calibration_frame: int,
         settings: IterativeSettings,
         memory_gib: float,
+        n_sets: int = 1,
     ) -> None:
+        self._n_sets = n_sets
         self._sampling, self._shape, self._n_partitions = sampling, sampling.shape, sampling.n_partitions
         self._maps_of, self._settings = maps_of, settings
         self._calibration_frame, self._memory_gib = calibration_frame, memory_gib
@@ -323,7 +338,7 @@ class ReconstructIteratively:
 
     def _check_memory(self, n_coils: int) -> None:
         """What waits; and coil images, their k-space and the maps of a frame that is solved, maps of other slices."""
-        images = (3 + max(len(self._maps) - 1, 0)) * n_coils * 8 * int(np.prod(self._shape))
+        images = (2 + self._n_sets * max(len(self._maps), 1)) * n_coils * 8 * int(np.prod(self._shape))
         needed_gib = (self._held_bytes + images) / 2**30
         if needed_gib > self._memory_gib:
             raise ScanError(
@@ -341,14 +356,15 @@ class ReconstructIteratively:
         maps, previous = self._maps[end.slice], self._previous.get(end.slice)
         solutions = []
         for z in range(self._shape[0]):
-            operator = SenseOperator(trajectory, weights, np.ascontiguousarray(maps[:, z]))
-            before = previous[z] if previous is not None else None
+            operator = SenseOperator(trajectory, weights, np.ascontiguousarray(maps[..., z, :, :]))
+            before = previous[..., z, :, :] if previous is not None else None
             solutions.append(solve_slice(operator, self._slice(data, z), self._settings, before))
-        image = np.stack([solution.image for solution in solutions])
+        image = np.stack([solution.image for solution in solutions], axis=-3)
         self._previous[end.slice] = image
         worst = max(solution.residuals[-1] if solution.residuals else 0.0 for solution in solutions)
         most = max(len(solution.residuals) for solution in solutions)
-        kspace = KSpace(to_kspace(image), end.frame, end.slice, end.received_ns, end.geometry)
+        sets = to_kspace(image).reshape(-1, *self._shape)
+        kspace = KSpace.of_sets(list(sets), end.frame, end.slice, end.received_ns, end.geometry)
         text = f"frame {end.frame} slice {end.slice}: {most} iterations, residual {worst:.2g}"
         return [Notice("info", text), kspace]
 

@@ -183,7 +183,8 @@ def add_angle(
 def _power(operators: Float, iterations: int, n_sets: int, vectors: Float, values: Float) -> None:
     """Dominant eigenvectors of Hermitian operators ``(points, coils, re/im, coils)`` by the power method.
 
-    All iterations at once: the operator is squared, and multiplied where the binary number of iterations has a one.
+    All iterations at once: the operator is squared, and multiplied where the binary number of iterations has a one. A
+    power that has one eigenvector left is not squared further: three of four voxels of a head after 16 iterations.
     Further sets come from what is left when the found part is taken out; `operators` is overwritten by that.
 
     Parameters
@@ -194,11 +195,14 @@ def _power(operators: Float, iterations: int, n_sets: int, vectors: Float, value
     a = np.empty((n_coils, 2, n_coils), np.float32)
     b = np.empty((n_coils, 2, n_coils), np.float32)
     v = np.empty((2, n_coils), np.float32)
+    energy = np.empty(n_coils, np.float32)  # by column, so that one vector instruction serves all
     for point in range(operators.shape[0]):
         operator = operators[point]
         for number in range(n_sets):
             a[:] = operator
-            v[0], v[1] = 1, 0
+            for c in range(n_coils):  # another start for every set: the first found all that its own start has
+                v[0, c] = np.float32(np.cos(2 * np.pi * number * c / n_coils))
+                v[1, c] = np.float32(np.sin(2 * np.pi * number * c / n_coils))
             left = iterations
             while left > 0:
                 trace = np.float32(0)
@@ -208,10 +212,15 @@ def _power(operators: Float, iterations: int, n_sets: int, vectors: Float, value
                     v[:] = 0
                     break
                 scale = np.float32(1) / trace
+                energy[:] = 0
                 for i in range(n_coils):
                     for c in range(n_coils):
                         a[i, 0, c] *= scale
                         a[i, 1, c] *= scale
+                        energy[c] += a[i, 0, c] * a[i, 0, c] + a[i, 1, c] * a[i, 1, c]
+                if np.sum(energy) > RANK_ONE:
+                    _multiply(a, v)
+                    break
                 if left & 1:
                     _multiply(a, v)
                 left >>= 1
@@ -264,6 +273,9 @@ def _multiply_vector(a: Float, v: Float) -> None:
 TINY = np.float32(1e-30)
 NOTHING = np.float32(1e-6)
 """Sum of an operator's eigenvalues, of which the largest is at most 1, below which there is only rounding."""
+RANK_ONE = np.float32(1 - 1e-6)
+"""Sum of the squares of the eigenvalues of an operator whose sum of eigenvalues is 1: all but the largest are below
+1e-6, which is the rounding of the vector."""
 
 _square = _compiled(_square_matrix)
 _normalise = _compiled(_normalise_vector)

@@ -102,17 +102,16 @@ class FillPartialFourier:
         told = self._tell()
         if self._method == "zero":
             return [*told, kspace]
-        image = to_image(kspace.data)
-        filled = (
-            fill_homodyne(image, self._kz)
-            if self._method == "homodyne"
-            else fill_pocs(image, self._kz, self._iterations)
-        )
-        made = KSpace(to_kspace(filled), kspace.frame, kspace.slice, kspace.received_ns, kspace.geometry)
-        return [*told, made]
+        return [*told, kspace.changed(self._filled)]
 
     def finish(self) -> list[Any]:
         return []
+
+    def _filled(self, kspace: Complex) -> Complex:
+        image = to_image(kspace)
+        if self._method == "homodyne":
+            return to_kspace(fill_homodyne(image, self._kz))
+        return to_kspace(fill_pocs(image, self._kz, self._iterations))
 
     def _tell(self) -> list[Any]:
         if self._told:

@@ -25,7 +25,7 @@ class ShareFrames:
     A window costs only its new spokes, for the combined k-space is a sum over spokes, and density weights of ``span``
     times as many spokes are ``span`` times smaller: with the mean angle between spokes (``gridding.angles = mean``) the
     mean of frames is the frame of all their spokes. With the gaps of each frame's own angles it is the mean of frames,
-    each weighted on its own: close to that, not equal.
+    each weighted on its own, and the density of all their spokes is put right after it (`late_density.CorrectDensity`).
 
     Frames may come in any order. A window is numbered by its last frame; the first ``span - 1`` frames end none.
     Windows of which a frame never came are told at the end.
@@ -68,10 +68,11 @@ class ShareFrames:
     def _mean(self, state: _Slice, end: int) -> KSpace:
         state.given.add(end)
         window = [state.frames[frame] for frame in self._window(end)]
-        data = np.asarray(sum(k.data for k in window) / np.float32(self._span), np.complex64)
+        by_set = zip(*(kspace.sets for kspace in window), strict=True)
+        means = [np.asarray(sum(parts) / np.float32(self._span), np.complex64) for parts in by_set]
         last = window[-1]
         received_ns = max(k.received_ns for k in window)
-        return KSpace(data, end, last.slice, received_ns, last.geometry)
+        return KSpace.of_sets(means, end, last.slice, received_ns, last.geometry)
 
 
 def _listed(numbers: list[int], at_most: int = 8) -> str:

@@ -128,18 +128,19 @@ class ProfileFilter:
 
 
 class SpokeSum:
-    """The running coil-combined image of one frame: 8 bytes per voxel, and nothing per coil.
+    """The running coil-combined image of one frame: 8 bytes per voxel and set of maps, and nothing per coil.
 
     Parameters
     ----------
-    maps : coil sensitivity maps; the first set is used.
+    maps : coil sensitivity maps.
     partition_to_z : complex64 ``(z, partitions)``, the transform along kz.
     crew : works on several slices at a time.
     """
 
     def __init__(self, maps: CoilMaps, partition_to_z: Complex, crew: Crew | None = None) -> None:
         self._maps, self._to_z, self._crew = maps, partition_to_z, crew or InlineCrew()
-        self._volume = np.zeros((*maps.shape, 2), np.float32)
+        self.n_sets = len(maps.scale)
+        self._volume = np.zeros((self.n_sets, *maps.shape, 2), np.float32)
         self._filters: dict[int, ProfileFilter] = {}
 
     def add(self, samples: Complex, trajectory: Float, weights: Float) -> None:
@@ -158,22 +159,23 @@ class SpokeSum:
         plan = LinePlan(Line.of(trajectory), self._maps.shape[1:])
         profile_filter = self._filters.setdefault(len(weights), ProfileFilter(len(weights)))
         profiles = self._profiles(samples, plan, weights * profile_filter.correction)
-        vectors, spans, nodes = self._maps.vectors[0], self._maps.spans, self._maps.nodes
-        nz = len(self._volume)
+        vectors, spans, nodes = self._maps.vectors, self._maps.spans, self._maps.nodes
+        nz = self._maps.shape[0]
 
         def add_slices(i: int) -> None:
             z = slice(i * BLOCK, min((i + 1) * BLOCK, nz))
             in_z = (self._to_z[z] @ profiles.reshape(len(profiles), -1)).reshape(-1, *profiles.shape[1:])
-            kernels.add_angle(
-                self._volume[z],
-                vectors[z],
-                spans[z],
-                in_z.view(np.float32),
-                profile_filter.taps,
-                nodes,
-                plan.places,
-                plan.phases,
-            )
+            for number in range(self.n_sets):
+                kernels.add_angle(
+                    self._volume[number, z],
+                    vectors[number, z],
+                    spans[number, z],
+                    in_z.view(np.float32),
+                    profile_filter.taps,
+                    nodes,
+                    plan.places,
+                    plan.phases,
+                )
 
         self._crew.each(add_slices, -(-nz // BLOCK))
 
@@ -194,13 +196,13 @@ class SpokeSum:
         self._crew.each(transform, self._crew.n_hands)
         return profiles
 
-    def image(self) -> Complex:
-        """Coil-combined image so far: complex64 ``(z, y, x)``."""
-        return np.asarray(self._volume.view(np.complex64)[..., 0] * self._maps.scale[0], np.complex64)
+    def image(self, number: int = 0) -> Complex:
+        """Image so far, combined with one set of maps: complex64 ``(z, y, x)``."""
+        return np.asarray(self._volume[number].view(np.complex64)[..., 0] * self._maps.scale[number], np.complex64)
 
-    def kspace(self) -> Complex:
+    def kspace(self, number: int = 0) -> Complex:
         """Its centred k-space in plane: complex64 ``(z, y, x)``."""
-        volume, scale = self._volume.view(np.complex64)[..., 0], self._maps.scale[0]
+        volume, scale = self._volume[number].view(np.complex64)[..., 0], self._maps.scale[number]
         out = np.empty(self._maps.shape, np.complex64)
 
         def transform(z: int) -> None:

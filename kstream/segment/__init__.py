@@ -2,9 +2,10 @@
 
 from .segmenter import LocalSegmenter, MissingModel, ModelInfo, Segmentation, Segmenter
 from .stage import Segment
-from .volume import segment_volume
+from .volume import STEPS, segment_volume
 
 __all__ = [
+    "STEPS",
     "LocalSegmenter",
     "MissingModel",
     "ModelInfo",

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ..engines import Engine
 from ..errors import ModelError
 from ..models.bundle import BundleInfo
+from ..stream.crew import Crew
 from ..types import Complex, LabelTable
-from .volume import segment_volume
+from .batching import Batching
+from .volume import Spent, segment_volume
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class Segmentation:
     labels : uint8 class indices ``(z, y, x)``.
     provenance : what made them: model, weights hash, engine, precision.
     warnings : what the user should know about how they were made.
+    seconds : where the time went, by step; steps may have run beside each other.
     """
 
     labels: NDArray[np.uint8]
     provenance: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Segmenter(Protocol):
@@ -74,21 +78,28 @@ class Segmenter(Protocol):
 
 
 class LocalSegmenter:
-    """Runs an engine in this process (see `segment_volume`)."""
+    """Runs an engine in this process (see `segment_volume`).
 
-    def __init__(self, engine: Engine, info: BundleInfo) -> None:
-        self._engine, self._info = engine, ModelInfo.of(info)
+    Parameters
+    ----------
+    crew : cuts patches and counts votes while the engine runs.
+    """
+
+    def __init__(self, engine: Engine, info: BundleInfo, crew: Crew | None = None) -> None:
+        self._engine, self._info, self._crew = engine, ModelInfo.of(info), crew
+        self._batching = Batching(engine)
 
     @property
     def info(self) -> ModelInfo:
         return self._info
 
     def segment(self, difference: Complex) -> Segmentation:
-        labels = segment_volume(difference, self._engine, self._info.patch_depth, self._info.patch_stride)
+        depth, stride, spent = self._info.patch_depth, self._info.patch_stride, Spent()
+        labels = segment_volume(difference, self._engine, depth, stride, self._crew, self._batching, spent)
         provenance = self._engine.describe()
         fallback = provenance.get("fallback")
         warnings = (f"segmented on {provenance.get('engine')}, because {fallback}",) if fallback else ()
-        return Segmentation(labels, provenance, warnings)
+        return Segmentation(labels, provenance, warnings, spent.seconds)
 
 
 class MissingModel:

@@ -1,4 +1,4 @@
-"""From one contrast difference to its label map."""
+"""From one contrast difference, or one frame, to its label map."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import KstreamError, ModelError
-from ..types import Difference, LabelMap, Notice
+from ..stream.telemetry import StageTimes
+from ..types import Difference, LabelMap, Notice, ScaledKSpace
 from .segmenter import MissingModel, Segmentation, Segmenter
+from .volume import STEPS
 
 
 class Segment:
-    """Stage: label the contrast differences of some frames; those of other frames end here.
+    """Stage: label the contrast differences, or the scaled k-space, of some frames; those of other frames end here.
 
     Parameters
     ----------
@@ -22,7 +24,7 @@ class Segment:
         goes on without labels of that frame.
     """
 
-    takes: tuple[type, ...] = (Difference,)
+    takes: tuple[type, ...] = (Difference, ScaledKSpace)
     gives: tuple[type, ...] = (LabelMap, Notice)
 
     def __init__(
@@ -32,19 +34,23 @@ class Segment:
         on_failure: Literal["stop", "images"] = "stop",
     ) -> None:
         self._segmenter, self._frames, self._on_failure = segmenter, frames, on_failure
+        self.parts = tuple(StageTimes(f"Segment: {step}") for step in STEPS)
 
     @property
     def failure(self) -> ModelError | None:
         """Why there will be no labels, if that is known before the first frame."""
         return self._segmenter.error if isinstance(self._segmenter, MissingModel) else None
 
-    def push(self, item: Difference) -> list[Any]:
+    def push(self, item: Difference | ScaledKSpace) -> list[Any]:
         if self._frames and item.frame not in self._frames:
             return []
+        early = item.early if isinstance(item, ScaledKSpace) else None
         where = f"frame {item.frame}, slice {item.slice}"
         try:
             made = self._segmenter.segment(item.data)
             check_labels(made, item.data.shape, len(self._segmenter.info.labels.names))
+            for step, part in zip(STEPS, self.parts, strict=True):
+                part.add(int(1e9 * made.seconds.get(step, 0.0)))
         except KstreamError as error:
             if self._on_failure == "stop":
                 raise error.at(where) from error.__cause__
@@ -56,7 +62,8 @@ class Segment:
             slice=item.slice,
             received_ns=item.received_ns,
             geometry=item.geometry,
-            provenance=made.provenance,
+            provenance={**made.provenance, **({"lines": f"{early[0]} of {early[1]}"} if early else {})},
+            is_final=early is None,
         )
         return [*(Notice("warning", f"{where}: {text}") for text in made.warnings), label_map]
 

@@ -174,7 +174,7 @@ class GadgetDoor:
 
     def _session(self, connection: SocketConnection) -> GadgetSession:
         number, journal = self._server.register(connection.peer)
-        place = Place(self._server.admit, self._server.dismiss, journal, self._server.metrics)
+        place = Place(self._server.admit, self._server.dismiss, journal, self._server.metrics, self._server.tap)
         try:
             return GadgetSession(
                 connection, f"g{number}", self._settings, lambda _: contextlib.nullcontext(self._models), place=place

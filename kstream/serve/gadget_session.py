@@ -29,7 +29,7 @@ from ..pipeline import build_pipeline
 from ..segment import Segment
 from ..stream import Pipeline, StageError
 from ..stream.runners import ThreadCrew, ThreadRunner
-from ..stream.telemetry import Counters
+from ..stream.telemetry import Counters, Durations
 from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
 from . import parameters
 from .connection import Connection
@@ -42,6 +42,7 @@ from .settings import ServerSettings
 if TYPE_CHECKING:
     from .journal import SessionJournal
     from .metrics import ServerMetrics
+    from .tap import Tap
 
 log = logging.getLogger("kstream.gadgetron")
 
@@ -76,12 +77,14 @@ class Place:
     release : called before Gadgetron hears CLOSE, for it may begin its next measurement at once.
     journal : keeps what comes in.
     metrics : counts.
+    tap : shows the session to those who look on.
     """
 
     admit: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
     journal: SessionJournal | None = None
     metrics: ServerMetrics | None = None
+    tap: Tap | None = None
 
 
 class GadgetSession:
@@ -136,6 +139,8 @@ class GadgetSession:
         self._begin = time.monotonic()
         self._partial = (-1, 0.0)
         self.error: KstreamError | None = None
+        tap = place.tap
+        self._tap = tap.enter(name, "Gadgetron", connection.peer, self) if tap is not None else None
 
     @property
     def is_computing(self) -> bool:
@@ -341,6 +346,9 @@ class GadgetSession:
         else:
             measurement = build_pipeline(scan, resolved, network, crew)
             pipeline, self._counters = measurement.pipeline, measurement.counters
+            if self._tap is not None:
+                self._tap.header(config.preset or PRESETS[target], scan)
+                self._tap.begin(config.preset or PRESETS[target], scan, measurement, Durations())
             self._expand = readouts_expander(scan)
         self._runner = ThreadRunner(
             pipeline,
@@ -361,7 +369,7 @@ class GadgetSession:
             resolved = resolve(preset, settings=settings, parameters=from_header)
         else:
             asked = from_header | dict(config.settings)
-            resolved = resolve(preset, settings=self._settings.settings, parameters=asked)
+            resolved = self._settings.resolve(preset, asked)
         if resolved.overruled:
             self._log.warning("decided otherwise here: %s", ", ".join(resolved.overruled)[:200])
         return resolved.config
@@ -399,6 +407,8 @@ class GadgetSession:
     def _tell_sent(self, item: Delivered) -> None:
         """All images of a frame and kind are sent; in the sending thread."""
         latency_ms = (time.monotonic_ns() - item.received_ns) / 1e6
+        if self._tap is not None:
+            self._tap.delivered(item.kind, item.frame, item.slice, latency_ms, latency_ms)
         text = "frame %d: %s sent %.0f ms after its last readout"
         self._log.info(text, item.frame, item.kind, latency_ms, extra={"frame": item.frame})
 
@@ -437,6 +447,8 @@ class GadgetSession:
     def _end(self, error: KstreamError | None) -> None:
         """Say the last words, close and count; whatever fails on the way, the rest still happens."""
         with contextlib.ExitStack() as last:
+            if self._tap is not None:
+                last.callback(self._tap.ended, "completed" if error is None else error.code)
             last.callback(REDACTION.remove, self._private)
             last.callback(self._close_journal, error)
             last.callback(self._equipment.close)

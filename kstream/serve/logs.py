@@ -60,7 +60,7 @@ class SessionLog(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-class _Clean(logging.Filter):
+class CleanRecords(logging.Filter):
     """The last thing before a record is written."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -79,7 +79,7 @@ def set_up(form: Literal["text", "json"], level: int, stream: TextIO | None = No
     form : ``text`` for people; ``json`` for machines, one object a line.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.addFilter(_Clean())
+    handler.addFilter(CleanRecords())
     handler.setFormatter(_json_formatter() if form == "json" else _text_formatter())
     root = logging.getLogger("kstream")
     root.handlers = [handler]

@@ -67,6 +67,7 @@ def stream(
     fd_out: int,
     *,
     preset: str = "",
+    config: Path | None = None,
     settings: tuple[str, ...] = (),
     models: SegmentSource | None = None,
     guard: Callable[[ServerSession], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
@@ -77,11 +78,16 @@ def stream(
     ----------
     fd_in, fd_out : pipes or files; they stay open.
     preset : configuration for a stream that begins with HEADER.
-    settings : ``section.key=value`` for the session.
+    config, settings : TOML file, and ``section.key=value``, for the session.
     guard : gives a context manager around the session, which may `interrupt` it.
     """
     limits = ServerSettings(
-        handshake_s=PATIENT_S, message_s=PATIENT_S, idle_s=PATIENT_S, send_s=PATIENT_S, settings=settings
+        handshake_s=PATIENT_S,
+        message_s=PATIENT_S,
+        idle_s=PATIENT_S,
+        send_s=PATIENT_S,
+        config=config,
+        settings=settings,
     )
     connection = StreamConnection(fd_in, fd_out, preset)
     session = ServerSession(connection, 1, limits, models or ModelStore(), ServerMetrics(), lambda: None)

@@ -7,8 +7,9 @@ import time
 
 from ..errors import KstreamError, PeerError
 from ..mrd.codec import Decoder, encode
-from ..mrd.messages import Close, ConfigFile
+from ..mrd.messages import Close, ConfigFile, Message, Query, Response
 from .connection import Connection, connect
+from .queries import PAGE, UNKNOWN
 
 PROBE = "isalive.xml"
 
@@ -26,11 +27,39 @@ def ping(host: str, port: int, tls: ssl.SSLContext | None = None, seconds: float
     PeerError : nobody listens, or what listens does not answer with CLOSE in time.
     """
     begin = time.monotonic()
+    _exchange(host, port, ConfigFile(PROBE), tls, seconds)
+    return time.monotonic() - begin
+
+
+def page_of(host: str, port: int, tls: ssl.SSLContext | None = None, seconds: float = 5.0) -> str:
+    """The address of an MRD server's live page, as it is on that machine; parameters and errors as of `ping`.
+
+    Raises
+    ------
+    PeerError : also if the server has no page.
+    """
+    answers = [m.text for m in _exchange(host, port, Query(1, PAGE), tls, seconds) if isinstance(m, Response)]
+    page = next((text for text in answers if text and text != UNKNOWN), "")
+    if not page:
+        raise PeerError(
+            f"the server at {host} port {port} has no live page",
+            likely="it was started without one",
+            hint="kstream serve --watch",
+            code="no_page",
+        )
+    return page
+
+
+def _exchange(host: str, port: int, asked: Message, tls: ssl.SSLContext | None, seconds: float) -> list[Message]:
+    """Send one message and CLOSE; what comes back before the server's CLOSE."""
+    begin = time.monotonic()
     connection = connect(host, port, tls, seconds)
     try:
-        connection.send([encode(ConfigFile(PROBE)), encode(Close())], seconds)
-        if not _is_closed(connection, begin + seconds):
+        connection.send([encode(asked), encode(Close())], seconds)
+        answers = _until_close(connection, begin + seconds)
+        if answers is None:
             raise _unanswered(host, port, "ended the connection without CLOSE")
+        return answers
     except TimeoutError:
         raise _unanswered(host, port, f"did not answer within {seconds:g} s") from None
     except OSError as error:
@@ -41,17 +70,19 @@ def ping(host: str, port: int, tls: ssl.SSLContext | None = None, seconds: float
         raise _unanswered(host, port, f"does not speak MRD: {error.what}") from error
     finally:
         connection.close()
-    return time.monotonic() - begin
 
 
-def _is_closed(connection: Connection, deadline: float) -> bool:
-    decoder = Decoder()
+def _until_close(connection: Connection, deadline: float) -> list[Message] | None:
+    """Messages before CLOSE; None if the stream ended without one."""
+    decoder, answers = Decoder(), list[Message]()
     while (remaining := deadline - time.monotonic()) > 0:
         n_bytes = connection.receive_into(decoder.space(), remaining)
         if not n_bytes:
-            return False
-        if any(isinstance(message, Close) for message in decoder.filled(n_bytes)):
-            return True
+            return None
+        for message in decoder.filled(n_bytes):
+            if isinstance(message, Close):
+                return answers
+            answers.append(message)
         if decoder.error is not None:
             raise decoder.error
     raise TimeoutError

@@ -33,7 +33,13 @@ QUERIES: dict[str, Callable[[], str]] = {
 }
 
 
-def answer(query: str) -> str:
+PAGE = "kstream::page"
+"""Asks for the address of the server's live page; empty if it has none."""
+
+
+def answer(query: str, page_url: str = "") -> str:
     """The answer to one query; `UNKNOWN` where there is none."""
+    if query.strip() == PAGE:
+        return page_url
     found = QUERIES.get(query.strip())
     return found() if found is not None else UNKNOWN

@@ -30,6 +30,7 @@ from .texts import PREFIX, line
 
 if TYPE_CHECKING:
     from .session import ServerSession
+    from .tap import Tap
 
 __all__ = ["SUMMARY", "MrdServer", "ServerSettings"]
 
@@ -70,6 +71,7 @@ class MrdServer:
         over as long as another one is there.
     port : 0 takes a free one (see `port`).
     tls : makes every connection a TLS one.
+    tap : shows sessions to those who look on.
 
     Raises
     ------
@@ -83,8 +85,10 @@ class MrdServer:
         settings: ServerSettings | None = None,
         models: SegmentSource | None = None,
         tls: ssl.SSLContext | None = None,
+        tap: Tap | None = None,
     ) -> None:
         self.settings = settings or ServerSettings()
+        self.tap = tap
         self.metrics = ServerMetrics()
         self._models = models or ModelStore()
         self._tls = tls
@@ -214,7 +218,7 @@ class MrdServer:
 
             try:
                 session = ServerSession(
-                    connection, number, self.settings, self._models, self.metrics, admit, journal, release
+                    connection, number, self.settings, self._models, self.metrics, admit, journal, release, self.tap
                 )
             except RuntimeError as error:  # no thread for its sender
                 if journal is not None:

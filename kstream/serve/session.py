@@ -8,13 +8,14 @@ receiving, and TCP then holds up the sender: nothing is dropped and nothing grow
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..config import ResolvedConfig, preset_names, resolve
+from ..config import ResolvedConfig, preset_names
 from ..errors import KstreamError, PeerError, ProtocolError
 from ..mrd.codec import Decoder, encode_parts
 from ..mrd.header import parse_header, patient_words
@@ -24,7 +25,7 @@ from ..pipeline import Measurement, build_pipeline
 from ..stream import StageError
 from ..stream.runners import ThreadCrew, ThreadRunner
 from ..stream.telemetry import Durations
-from ..types import Acquisition, Delivered, FrameEnd, Notice, Scan
+from ..types import Acquisition, Delivered, Findings, FrameEnd, Notice, Scan
 from . import parameters, queries
 from .connection import Connection
 from .journal import SessionJournal
@@ -35,6 +36,9 @@ from .settings import ServerSettings
 from .store import SegmentSource
 from .summary import summary_text
 from .texts import PREFIX, line
+
+if TYPE_CHECKING:
+    from .tap import Tap
 
 log = logging.getLogger("kstream.serve")
 
@@ -85,6 +89,7 @@ class ServerSession:
     admit : called when a header has come; raises a PeerError if this measurement cannot be taken now.
     journal : keeps what comes in; None keeps nothing.
     release : called before the client hears CLOSE, for it may begin its next measurement at once.
+    tap : shows the session to those who look on; None has no onlookers.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class ServerSession:
         admit: Callable[[], None],
         journal: SessionJournal | None = None,
         release: Callable[[], None] = lambda: None,
+        tap: Tap | None = None,
     ) -> None:
         self._connection, self._number, self._settings = connection, number, settings
         self._models, self._metrics, self._admit = models, metrics, admit
@@ -117,6 +123,8 @@ class ServerSession:
         self._partial = (-1, 0.0)  # number of the unfinished message, and since when its rest is awaited
         self._timeline: list[tuple[str, float]] = []
         self._readout_latency = Durations()
+        self._page_url = tap.page_url if tap is not None else ""
+        self._tap = tap.enter(str(number), "MRD", connection.peer, self) if tap is not None else None
 
     @property
     def is_measuring(self) -> bool:
@@ -280,7 +288,7 @@ class ServerSession:
                 self._take_parameters(text)
             case Query(correlation=correlation, text=text):
                 self._count_text(text)
-                self._send(Response(correlation, queries.answer(text)))
+                self._send(Response(correlation, queries.answer(text, self._page_url)))
             case Waveform() | Image():
                 self._log.debug("%s ignored", type(message).__name__)
 
@@ -318,6 +326,8 @@ class ServerSession:
         state.parameters = parameters.header_parameters(scan) | state.parameters
         state.scan = scan
         self._mark("header")
+        if self._tap is not None:
+            self._tap.header(state.preset, scan)
         self._log.info("preset %s", state.preset)
 
     def _parsed(self, xml: bytes) -> Scan:
@@ -328,7 +338,7 @@ class ServerSession:
             raise
 
     def _resolve(self, sent: Mapping[str, Any]) -> ResolvedConfig:
-        resolved = resolve(self._state.preset, settings=self._settings.settings, parameters=dict(sent))
+        resolved = self._settings.resolve(self._state.preset, sent)
         self._state.resolved = resolved
         return resolved
 
@@ -389,7 +399,10 @@ class ServerSession:
             network = self._models.segment_stage(config.segment)
             if network is not None and network.failure is not None:
                 self._tell(Notice("error", f"there will be no labels: {network.failure}"))
-            state.measurement = build_pipeline(state.scan, config, network, crew)
+            cine = self._models.cine_model(config.cine) if config.cine.model else None
+            state.measurement = build_pipeline(state.scan, config, network, crew, cine)
+            if self._tap is not None:
+                self._tap.begin(resolved.preset, state.scan, state.measurement, self._readout_latency)
             state.runner = ThreadRunner(
                 state.measurement.pipeline,
                 self._deliver,
@@ -415,6 +428,8 @@ class ServerSession:
                 self._outbox.put([], lambda _: self._delivered(item, measurement))
             case Notice():
                 self._tell(item)
+            case Findings():
+                self._send(line(json.dumps(dict(item.values))))
             case FrameEnd():
                 self._metrics.frames.inc()
                 self._mark(f"last readout of frame {item.frame}", item.received_ns)
@@ -434,6 +449,8 @@ class ServerSession:
         measurement.counters.latencies_ms.setdefault(item.kind, []).append(latency_ms)
         self._metrics.latency.labels(item.kind).observe(first_ms / 1e3)
         self._mark(f"{item.kind} of frame {item.frame}")
+        if self._tap is not None:
+            self._tap.delivered(item.kind, item.frame, item.slice, first_ms, latency_ms)
         text = f"frame {item.frame}: {item.kind} sent {latency_ms:.0f} ms after its last readout"
         self._log.info("%s (first byte after %.0f ms)", text, first_ms, extra={"frame": item.frame})
         with contextlib.suppress(KstreamError):
@@ -466,6 +483,8 @@ class ServerSession:
         """Say the last words, close, and count; whatever fails on the way, the rest still happens."""
         outcome = "completed" if self._state.measurement is not None else "probe"
         with contextlib.ExitStack() as last:
+            if self._tap is not None:
+                last.callback(lambda tap: tap.ended(outcome), self._tap)
             last.callback(REDACTION.remove, self._state.private)
             last.callback(self._close_journal, error)
             last.callback(self._connection.close)

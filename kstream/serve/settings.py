@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ..config import ResolvedConfig, resolve
 from ..mrd.codec import Limits
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -29,7 +32,8 @@ class ServerSettings:
     max_connections : connections at a time, those included that have not sent a header yet.
     memory_gib : resident memory of this process above which no measurement is begun, and the youngest is ended.
     default_preset : for clients that name a preset which we do not have; empty refuses them.
-    settings : ``section.key=value`` applied to every measurement.
+    config : TOML file of settings below those of the client, read for every measurement; None: none.
+    settings : ``section.key=value`` applied to every measurement, above those of the client.
     show_texts : log what clients write; it may hold names of patients.
     record : folder for journals of everything that comes in; None keeps nothing.
     message : largest message of each kind.
@@ -48,7 +52,33 @@ class ServerSettings:
     max_connections: int = 64
     memory_gib: float = 16.0
     default_preset: str = ""
+    config: Path | None = None
     settings: tuple[str, ...] = ()
     show_texts: bool = False
     record: Path | None = None
     message: Limits = field(default_factory=Limits)
+
+    def resolve(self, preset: str, parameters: Mapping[str, Any]) -> ResolvedConfig:
+        """The configuration of a measurement whose client asks for `parameters`.
+
+        Raises
+        ------
+        ConfigError : as `kstream.config.resolve`.
+        """
+        return resolve(preset, file=self.config, settings=self.settings, parameters=dict(parameters))
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """Where the live page is (see `watch.LivePage`).
+
+    Parameters
+    ----------
+    host : address to listen on; a name or address of this machine.
+    port : 0 takes a free one.
+    has_token : only who knows the token in the page's address sees it; always so beyond loopback.
+    """
+
+    host: str = LOOPBACK[0]
+    port: int = 9003
+    has_token: bool = False

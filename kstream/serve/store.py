@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from ..config import SegmentConfig
+from ..config import CineConfig, SegmentConfig
 from ..errors import ModelError
 from ..segment import LocalSegmenter, MissingModel, Segment, Segmenter
+from ..segment.cine import CineModel
+from ..stream.runners import ThreadCrew
 
 if TYPE_CHECKING:
-    from ..engines import Engine
-    from ..models.bundle import Bundle
+    from ..engines.array_engine import ArrayEngine
+    from ..engines.engine import ServedEngine
 
 
 TOLERANCE = 1e-3
@@ -32,6 +32,15 @@ class SegmentSource(Protocol):
         Raises
         ------
         ModelError : the model cannot be had, and ``config.on_failure`` is ``stop``.
+        """
+
+    def cine_model(self, config: CineConfig) -> CineModel:
+        """The network that a configuration names for a cine scan.
+
+        Raises
+        ------
+        ModelError : the model cannot be had.
+        ConfigError : it is of another kind.
         """
 
 
@@ -60,13 +69,15 @@ class ModelStore:
 
     Parameters
     ----------
-    device : where networks run, in torch's words.
+    device, engine, precision : where and how networks run (see `engines.load_engine`).
     """
 
-    def __init__(self, device: str = "cpu") -> None:
-        self._device = device
+    def __init__(self, device: str = "cpu", engine: str = "auto", precision: str = "auto") -> None:
+        self._device, self._engine, self._precision = device, engine, precision
         self._lock = threading.Lock()
-        self._loaded: dict[str, tuple[LocalSegmenter, Engine, Bundle]] = {}
+        self._crew = ThreadCrew(1)  # cuts patches and counts votes beside the network
+        self._loaded: dict[str, tuple[LocalSegmenter, ServedEngine]] = {}
+        self._arrays: dict[str, ArrayEngine] = {}
 
     def segment_stage(self, config: SegmentConfig) -> Segment | None:
         """See `SegmentSource`."""
@@ -85,10 +96,30 @@ class ModelStore:
         with self._lock:
             if model not in self._loaded:
                 bundle = Bundle.load(model)
-                engine = load_engine(bundle, device=self._device)
-                _prove(engine, bundle)
-                self._loaded[model] = (LocalSegmenter(engine, bundle.info), engine, bundle)
+                engine = load_engine(bundle, self._device, self._precision, self._engine)
+                self._loaded[model] = (LocalSegmenter(engine, bundle.info, self._crew), engine)
             return self._loaded[model][0]
+
+    def cine_model(self, config: CineConfig) -> CineModel:
+        """See `SegmentSource`."""
+        from ..models.bundle import Bundle
+
+        return CineModel.of(Bundle.load(config.model).info, self.array_engine(config.model))
+
+    def array_engine(self, model: str) -> ArrayEngine:
+        """The model in the bundle of a name or folder, with any inputs and outputs, proven like the others.
+
+        Raises
+        ------
+        ModelError : the bundle is missing or damaged, or does not give what it once gave.
+        """
+        from ..engines.array_engine import load_array_engine
+        from ..models.bundle import Bundle
+
+        with self._lock:
+            if model not in self._arrays:
+                self._arrays[model] = load_array_engine(Bundle.load(model), self._device)
+            return self._arrays[model]
 
     def prove(self, model: str) -> None:
         """Run a loaded model's example again: after a failure that may have spoilt its device for good.
@@ -97,26 +128,4 @@ class ModelStore:
         ------
         ModelError : it no longer gives what it once gave.
         """
-        _, engine, bundle = self._loaded[model]
-        _prove(engine, bundle)
-
-
-def _prove(engine: Engine, bundle: Bundle) -> None:
-    """Run the bundle's example once: the engine is warm afterwards, and must give what the network once gave."""
-    kspace, expected = bundle.example()
-    try:
-        error = float(np.sqrt(np.mean((engine.run(kspace) - expected) ** 2) / np.mean(expected**2)))
-    except (RuntimeError, ValueError) as failure:  # of torch: memory, device; of numpy: another shape
-        raise ModelError(
-            f"{bundle.info.name} cannot run its example: {failure}"[:500],
-            where=str(bundle.folder),
-            likely="no memory on its device, a device that failed, or an example of another model",
-            hint="kstream doctor",
-        ) from failure
-    if not error < TOLERANCE:
-        raise ModelError(
-            f"{bundle.info.name} does not reproduce its example: relative error {error:.2g}, allowed {TOLERANCE:g}",
-            where=str(bundle.folder),
-            likely="weights or engine of another model, or a defect of this machine's libraries",
-            hint="kstream doctor",
-        )
+        self._loaded[model][1].prove()

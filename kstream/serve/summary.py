@@ -47,7 +47,7 @@ def summary_text(
         | {"edges_ms": readout_latency.edges_ms()},
         "stages": [
             {"name": t.name, "n_calls": t.durations.n, "total_ms": t.durations.total_ns / 1e6} | _quantiles(t.durations)
-            for t in measurement.pipeline.times
+            for t in measurement.pipeline.parts
         ],
         "timeline": timeline[:SHOWN],
         "config": resolved.rows(),

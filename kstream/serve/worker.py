@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 import zmq
 
+from ..engines.array_engine import ArrayEngine
 from ..errors import ConfigError, KstreamError, ModelError, PeerError
 from ..models.bundle import shipped
 from ..segment import Segmenter
@@ -41,7 +42,9 @@ from .worker_wire import (
     encode_head,
     error_fields,
     info_fields,
+    pack_arrays,
     read_array,
+    read_arrays,
 )
 
 log = logging.getLogger("kstream.worker")
@@ -60,6 +63,9 @@ class ModelSource(Protocol):
 
     def prove(self, model: str) -> None:
         """Raise `ModelError` if the model no longer works, as when its device failed."""
+
+    def array_engine(self, model: str) -> ArrayEngine:
+        """A model with any inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ class Worker:
             number = head["id"]
             if head["kind"] == "status":
                 reply = encode_head("status", number, **self._status())
-            elif head["kind"] in ("describe", "segment"):
+            elif head["kind"] in ("describe", "segment", "evaluate"):
                 payload = frames[1].buffer if len(frames) > 1 else memoryview(b"")
                 job = _Job(client.bytes, head, payload, time.monotonic() + _timeout_s(head))
                 if self._exit_code is None and self._put(job):
@@ -260,7 +266,7 @@ class Worker:
             if job.head["kind"] == "describe":
                 info = info_fields(self._segmenter(str(job.head.get("model"))).info)
                 return encode_head("describe", number, info=info), memoryview(b"")
-            return self._segment(job)
+            return self._evaluate(job) if job.head["kind"] == "evaluate" else self._segment(job)
         except KstreamError as error:
             told = error
         except Exception as error:
@@ -294,22 +300,37 @@ class Worker:
         made = segmenter.segment(difference)
         self._n_frames += 1
         fields = {**array_fields(made.labels), "provenance": dict(made.provenance), "warnings": list(made.warnings)}
+        fields["seconds"] = dict(made.seconds)
         if self._has_grown():
             fields["is_last"] = True
             self.end(EXIT_REPLACE)
         return encode_head("segment", head["id"], **fields), made.labels.reshape(-1).data.cast("B")
 
+    def _evaluate(self, job: _Job) -> tuple[bytes, memoryview]:
+        head = job.head
+        model = str(head.get("model"))
+        self._check_allowed(model)
+        engine = self._source.array_engine(model)
+        fields, data = pack_arrays(engine.run_arrays(read_arrays(head, job.payload)))
+        self._n_frames += 1
+        if self._has_grown():
+            fields["is_last"] = True
+            self.end(EXIT_REPLACE)
+        return encode_head("evaluate", head["id"], **fields, provenance=engine.describe()), memoryview(data)
+
+    def _check_allowed(self, model: str) -> None:
+        options = self._options
+        if not (options.is_owned or model in (options.models or shipped())):
+            raise ModelError(
+                f"this worker does not serve the model {model[:80]!r}",
+                where=options.address,
+                hint="kstream worker --model NAME; it serves: " + ", ".join(options.models or shipped()),
+            )
+
     def _segmenter(self, model: str) -> Segmenter:
         """A model that this worker may serve, loaded at its first use."""
         if model not in self._models:
-            options = self._options
-            allowed = options.is_owned or model in (options.models or shipped())
-            if not allowed:
-                raise ModelError(
-                    f"this worker does not serve the model {model[:80]!r}",
-                    where=options.address,
-                    hint="kstream worker --model NAME; it serves: " + ", ".join(options.models or shipped()),
-                )
+            self._check_allowed(model)
             self._models[model] = self._source.segmenter(model)
             log.info("model %s is ready", model)
         return self._models[model]

@@ -75,9 +75,10 @@ class WorkerProcess:
     ----------
     command : what to run, with its arguments.
     n_threads : of torch and OpenMP in the process; 0 leaves the environment as it is.
+    pass_fds : descriptors that the process inherits under the same numbers.
     """
 
-    def __init__(self, command: Sequence[str], n_threads: int = 0) -> None:
+    def __init__(self, command: Sequence[str], n_threads: int = 0, pass_fds: Sequence[int] = ()) -> None:
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
         if n_threads:
@@ -89,6 +90,7 @@ class WorkerProcess:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=environment,
+                pass_fds=pass_fds,
                 start_new_session=True,  # Ctrl-C in a terminal is for the server, which ends its workers itself
             )
         except BaseException:

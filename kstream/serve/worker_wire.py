@@ -8,7 +8,9 @@ kind       request                                                         reply
 ========== =============================================================== ==========================================
 status                                                                     ``pid models is_busy n_frames rss_bytes``
 describe   ``model timeout_s``                                             ``info``
-segment    ``model sha256 timeout_s dtype shape`` + complex64 ``(z, y, x)``  ``dtype shape provenance`` + uint8 labels
+segment    ``model sha256 timeout_s dtype shape`` + complex64 ``(z, y, x)``  ``dtype shape provenance warnings seconds``
+                                                                           + uint8 labels
+evaluate   ``model timeout_s shapes`` + float32 arrays, one after another  ``shapes provenance`` + float32 arrays
 ========== =============================================================== ==========================================
 
 Instead of its reply, a request may get ``error`` (our error's fields) or ``busy`` (the worker's queue is full).
@@ -21,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import KstreamError, ModelError, ProtocolError
-from ..segment import ModelInfo
+from ..segment import STEPS, ModelInfo
 from ..types import LabelTable
 
 VERSION = 1
@@ -99,6 +101,34 @@ def read_array(head: Head, payload: memoryview, dtype: str) -> NDArray[Any]:
     return np.frombuffer(payload, dtype).reshape(shape)
 
 
+def pack_arrays(arrays: Sequence[NDArray[np.float32]]) -> tuple[Head, bytes]:
+    """Field of the head and bytes of the second frame for several float32 arrays."""
+    samples = b"".join(np.ascontiguousarray(array, "<f4").tobytes() for array in arrays)
+    return {"shapes": [list(array.shape) for array in arrays]}, samples
+
+
+def read_arrays(head: Head, payload: memoryview) -> tuple[NDArray[np.float32], ...]:
+    """The float32 arrays in the second frame, not copied; read-only.
+
+    Raises
+    ------
+    ProtocolError : the bytes are not those of the shapes.
+    """
+    shapes = head.get("shapes")
+    if not isinstance(shapes, list) or not all(
+        isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) for shape in shapes
+    ):
+        raise ProtocolError(f"arrays of shapes {str(shapes)[:80]}")
+    sizes = [math.prod(shape) for shape in shapes]
+    if 4 * sum(sizes) != payload.nbytes:
+        raise ProtocolError(f"arrays of {4 * sum(sizes)} bytes came with {payload.nbytes} bytes")
+    values = np.frombuffer(payload, "<f4")
+    starts = np.cumsum([0, *sizes])
+    return tuple(
+        values[start : start + size].reshape(shape) for start, size, shape in zip(starts, sizes, shapes, strict=False)
+    )
+
+
 def error_fields(error: KstreamError) -> Head:
     """What an ``error`` reply says."""
     return {
@@ -123,6 +153,17 @@ def read_error(head: Head) -> KstreamError:
         hint=hint,
         code=code if re.fullmatch("[a-z_]{1,32}", code) else "",
     )
+
+
+def read_seconds(head: Head) -> dict[str, float]:
+    """Where the time of a volume went, as the worker says; what is no number of a step is left out."""
+    told = head.get("seconds")
+    steps = told.items() if isinstance(told, dict) else ()
+    return {
+        name: float(spent)
+        for name, spent in steps
+        if name in STEPS and isinstance(spent, (int, float)) and 0 <= spent <= MAX_TIMEOUT_S
+    }
 
 
 def info_fields(info: ModelInfo) -> Head:

@@ -23,11 +23,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,9 +37,12 @@ from typing import Any, Literal
 import numpy as np
 import zmq
 
-from ..config import SegmentConfig
+from ..config import CineConfig, SegmentConfig
+from ..engines.array_engine import Array
 from ..errors import ConfigError, KstreamError, ModelError, ProtocolError
+from ..models.bundle import Bundle
 from ..segment import ModelInfo, Segment, Segmentation
+from ..segment.cine import CineModel
 from ..types import Complex
 from .store import ModelStore, make_stage
 from .worker_link import (
@@ -49,7 +54,16 @@ from .worker_link import (
     WorkerProcess,
     WorkerTimeoutError,
 )
-from .worker_wire import Head, array_fields, read_array, read_error, read_info
+from .worker_wire import (
+    Head,
+    array_fields,
+    pack_arrays,
+    read_array,
+    read_arrays,
+    read_error,
+    read_info,
+    read_seconds,
+)
 
 log = logging.getLogger("kstream.serve")
 
@@ -65,6 +79,10 @@ PROBE_S = 1.0
 
 BUSY_PAUSE_S = 0.05
 
+TIMED_VOXELS = 4 << 20
+"""Of a volume for which `WorkerSettings.timeout_s` holds: 192 x 320 x 320, five times as many, took 179 s on two cores
+that six other programs used as well."""
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
@@ -75,8 +93,8 @@ class WorkerSettings:
     n_processes : workers that the server starts and owns.
     addresses : workers that run already, ``ipc://FILE`` or ``tcp://HOST:PORT``.
     models : loaded by every worker of our own at its start.
-    device : where networks of our own workers run, and those segmented here (`when_absent`).
-    timeout_s : for a worker to segment one volume.
+    device, engine, precision : where and how networks of our own workers run, and those segmented here (`when_absent`).
+    timeout_s : for a worker to segment one volume of up to `TIMED_VOXELS`, and in proportion for larger ones.
     wait_s : for a worker to be free.
     start_s : for a worker to start and load its models.
     max_waiting : frames that may wait for a free worker; one more fails at once.
@@ -93,6 +111,8 @@ class WorkerSettings:
     addresses: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     device: str = "cpu"
+    engine: str = "auto"
+    precision: str = "auto"
     timeout_s: float = 120.0
     wait_s: float = 120.0
     start_s: float = 120.0
@@ -174,7 +194,7 @@ class ModelWorkers:
         self._is_stopping = threading.Event()
         self._known: dict[str, ModelInfo] = {}
         self._numbers = itertools.count(1)
-        self._store = ModelStore(settings.device)
+        self._store = ModelStore(settings.device, settings.engine, settings.precision)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -221,6 +241,10 @@ class ModelWorkers:
     def segment_stage(self, config: SegmentConfig) -> Segment | None:
         """See `SegmentSource`: the stage sends each volume to a worker."""
         return make_stage(config, self._remote)
+
+    def cine_model(self, config: CineConfig) -> CineModel:
+        """See `SegmentSource`: the network runs in a worker; its bundle must be known here too."""
+        return CineModel.of(Bundle.load(config.model).info, _RemoteArrayEngine(self, config.model))
 
     def describe(self) -> dict[str, Any]:
         """Workers and counters, for logs, metrics and `kstream doctor`."""
@@ -272,17 +296,35 @@ class ModelWorkers:
             self._note("local")
             made = self._store.segmenter(model).segment(volume)
             warning = f"segmented in the server's own process, because {error}"
-            return Segmentation(made.labels, made.provenance, (*made.warnings, warning))
+            return Segmentation(made.labels, made.provenance, (*made.warnings, warning), made.seconds)
         provenance = {str(key): str(value) for key, value in dict(answer.get("provenance") or {}).items()}
         warnings = tuple(str(text) for text in answer.get("warnings") or ())
-        return Segmentation(np.frombuffer(labels, np.uint8).reshape(volume.shape), provenance, warnings)
+        found = np.frombuffer(labels, np.uint8).reshape(volume.shape)
+        return Segmentation(found, provenance, warnings, read_seconds(answer))
+
+    def evaluate(self, model: str, inputs: Sequence[Array]) -> tuple[tuple[Array, ...], dict[str, str]]:
+        """Outputs of a network with any inputs, and what made them, by the policy at the head of this file."""
+        self._note("requests")
+        try:
+            fields, payload = pack_arrays(inputs)
+            answer, data = self._ask("evaluate", payload, model=model, **fields)
+        except _AbsentError:
+            self._note("local")
+            engine = self._store.array_engine(model)
+            return engine.run_arrays(inputs), engine.describe()
+        except KstreamError:
+            self._note("failed")
+            raise
+        provenance = {str(key): str(value) for key, value in dict(answer.get("provenance") or {}).items()}
+        return read_arrays(answer, data), provenance
 
     def _ask(
         self, kind: str, payload: memoryview | bytes = b"", expected: tuple[int, ...] = (), **fields: Any
     ) -> tuple[Head, memoryview]:
         """One request, on another worker once more if the first one died."""
         settings = self._settings
-        timeout_s = settings.timeout_s if kind == "segment" else settings.start_s
+        timeout_s = settings.timeout_s if kind in ("segment", "evaluate") else settings.start_s
+        timeout_s = in_proportion(timeout_s, expected)
         wait_until = time.monotonic() + settings.wait_s
         died: list[str] = []
         while True:
@@ -298,6 +340,8 @@ class ModelWorkers:
                 )
                 if answer["kind"] == "segment":
                     _check_reply(answer, data, expected)
+                elif answer["kind"] == "evaluate":
+                    read_arrays(answer, data)
             except WorkerBusyError as error:
                 self._give_back(slot)
                 self._pause(wait_until, str(error))
@@ -523,6 +567,8 @@ class ModelWorkers:
     def _command(self, address: str) -> list[str]:
         settings = self._settings
         options = ["--owned", "--address", address, "--device", settings.device]
+        chosen = {"--engine": settings.engine, "--precision": settings.precision}
+        options += [word for option, value in chosen.items() if value != "auto" for word in (option, value)]
         return [*settings.command, *options, "--memory-gib", f"{settings.memory_gib:g}"]
 
     def _n_threads(self) -> int:
@@ -564,8 +610,28 @@ class _RemoteSegmenter:
         return self._workers.segment(self._model, self._info, difference)
 
 
+class _RemoteArrayEngine:
+    """A network with any inputs in some worker of a pool."""
+
+    def __init__(self, workers: ModelWorkers, model: str) -> None:
+        self._workers, self._model = workers, model
+        self._told: dict[str, str] = {"model": model}
+
+    def run_arrays(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        outputs, self._told = self._workers.evaluate(self._model, inputs)
+        return outputs
+
+    def describe(self) -> dict[str, str]:
+        return dict(self._told)
+
+
 class _AbsentError(Exception):
     """No worker on any address can be had, and the policy says what to do then."""
+
+
+def in_proportion(timeout_s: float, shape: tuple[int, ...]) -> float:
+    """The time that a worker has for a volume ``(z, y, x)``."""
+    return timeout_s * max(1.0, math.prod(shape) / TIMED_VOXELS)
 
 
 def _check_addresses(settings: WorkerSettings) -> None:

@@ -1,12 +1,12 @@
-"""Takes a protocol and a seed, gives a simulated breast DCE exam: header, acquisitions and the truth.
+"""Takes a protocol and a seed, gives a simulated exam: header, acquisitions and the truth.
 
-Read in this order: `exam` (the whole), `protocol` (what is scanned and how), `breast`, `lesions`, `raster`, `tissue`,
-`fields` (what lies in the scanner), `kinetics` (how it enhances), `coils`, `encoding`, `scanner` (how it is sampled),
-`acquisitions` (what is written).
+One folder for each organ, each with an ``exam`` (the whole), a ``protocol`` (what is scanned and how) and a ``scanner``
+(how it is sampled): `breast`, `brain`, `heart`. What they share lies here: `coils`, `encoding`, `fields`, `phase_map`,
+`raster`, `tissue`.
 """
 
-from .breast import BreastPhantom
-from .exam import BreastExam, save_exam, simulate_breast_exam
-from .protocol import BreastProtocol
+from .breast.anatomy import BreastPhantom
+from .breast.exam import BreastExam, save_exam, simulate_breast_exam
+from .breast.protocol import BreastProtocol
 
 __all__ = ["BreastExam", "BreastPhantom", "BreastProtocol", "save_exam", "simulate_breast_exam"]

@@ -64,7 +64,10 @@ class ThreadCrew:
         self._wake = wake
 
     def each(self, work: Callable[[int], None], n: int) -> None:
-        """Call ``work(0) .. work(n - 1)``; the caller's thread works too."""
+        """Call ``work(0) .. work(n - 1)``; the caller's thread works too.
+
+        Helpers that are busy with the work of another caller are not waited for.
+        """
         numbers = iter(range(n))
         lock = threading.Lock()
 
@@ -81,7 +84,8 @@ class ThreadCrew:
             work_on()
         finally:
             for helper in helpers:
-                helper.result()
+                if not helper.cancel():
+                    helper.result()
 
     def submit(self, work: Callable[[], T]) -> Task[T]:
         """Do this in the background thread, and wake the stream when it is done."""

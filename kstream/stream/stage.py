@@ -91,6 +91,23 @@ class Pipeline:
             reaching = (reaching - taken) | set(stage.gives)
         self.takes: tuple[type, ...] = tuple(source)
         self.gives: tuple[type, ...] = tuple(reaching)
+        self._observers: list[dict[type, Sink]] = [{} for _ in range(len(stages) + 1)]
+
+    def observe(self, kind: type, observer: Sink) -> None:
+        """Show an observer every item of a type when the first stage that gives it has made one.
+
+        It is called in the thread that runs the pipeline, before the next stage takes the item: it must be quick, raise
+        nothing, and leave the item as it is.
+        """
+        made_by = next((index for index, stage in enumerate(self.stages) if kind in stage.gives), None)
+        if made_by is not None:
+            self._observers[made_by + 1][kind] = observer
+
+    @property
+    def parts(self) -> list[StageTimes]:
+        """Times of the stages, each followed by those of its own parts, where it tells them (``parts``)."""
+        own = zip(self.times, self.stages, strict=True)
+        return [part for total, stage in own for part in (total, *getattr(stage, "parts", ()))]
 
     def push(self, item: Any) -> list[Any]:
         ready: list[Any] = []
@@ -114,6 +131,9 @@ class Pipeline:
                 self._feed(left, index + 1, sink)
 
     def _feed(self, item: Any, start: int, sink: Sink) -> None:
+        observers = self._observers[start]
+        if observers and (observer := observers.get(type(item))) is not None:
+            observer(item)
         for index in range(start, len(self.stages)):
             if isinstance(item, self.stages[index].takes):
                 for made in self._run(index, item):

@@ -27,7 +27,8 @@ from kstream.serve.summary import SUMMARY
 from tests.deploy.openrecon_rules import problems
 from tests.scans import StackOfStars
 
-OFFERED = [name for name in setting_names() if name != "segment.frames"]
+LISTS = ("segment.frames", "frames.early", "cine.views")  # have no type in a scanner's user interface
+OFFERED = [name for name in setting_names() if name not in LISTS]
 
 
 def application(*presets: str, settings: tuple[str, ...] = DEFAULT_SETTINGS, **changes: Any) -> Application:
@@ -227,7 +228,7 @@ def other_value(parameter: UiParameter) -> Any:
         case "int" | "double":
             return parameter.minimum if parameter.minimum != parameter.default else parameter.default + 1  # type: ignore[operator]
         case _:
-            return "other-model" if parameter.setting == "segment.model" else "0.25"
+            return "other-model" if parameter.setting in ("segment.model", "cine.model") else "0.25"
 
 
 @pytest.mark.parametrize("setting", OFFERED)

@@ -9,26 +9,19 @@ import torch
 from torch import nn
 
 from kstream.engines import load_engine
+from kstream.engines.engine import MAX_BATCH
 from kstream.engines.memory import keep_large_blocks
 from kstream.engines.torch_engine import TorchEngine
 from kstream.errors import ModelError, ShapeError
-from kstream.models.breast import ComplexUNet
-from kstream.models.bundle import Bundle, BundleInfo, save_bundle
-from kstream.types import LabelTable
+from kstream.models.bundle import Bundle
+from tests.engines.toys import toy
 
 SHAPE = (2, 2, 3, 5, 7)
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    torch.manual_seed(1)
-    network = ComplexUNet((4, 6))
-    labels = LabelTable(("background", "lesion"), ((0, 0, 0), (255, 0, 0)))
-    info = BundleInfo("toy", "for tests", "breast-complex", {"channels": [4, 6]}, labels, 4, 3)
-    empty = np.zeros((1, 2, 1, 1, 1), np.float32)
-    return save_bundle(
-        tmp_path / "toy", info, {k: v.numpy() for k, v in network.state_dict().items()}, (empty, empty), ""
-    )
+    return toy(tmp_path / "toy", "breast-complex", {"channels": [4, 6]}, (3, 5, 7))
 
 
 def batch() -> np.ndarray:
@@ -36,35 +29,41 @@ def batch() -> np.ndarray:
 
 
 def test_an_engine_gives_the_networks_logits(bundle: Bundle) -> None:
-    engine = load_engine(bundle)
+    engine = load_engine(bundle, precision="fp32")
     logits = engine.run(batch())
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, bundle.build()(torch.from_numpy(batch())).detach().numpy(), atol=1e-6)
 
 
 def test_an_engine_says_what_it_is(bundle: Bundle) -> None:
-    described = load_engine(bundle).describe()
+    described = load_engine(bundle, precision="fp32").describe()
     assert described["model"] == "toy"
     assert described["sha256"] == bundle.info.sha256
     assert (described["engine"], described["precision"]) == ("torch-cpu", "fp32")
 
 
 def test_bf16_is_close_to_fp32_and_not_the_same(bundle: Bundle) -> None:
-    exact = load_engine(bundle).run(batch())
-    rounded = load_engine(bundle, precision="bf16").run(batch())
+    exact = TorchEngine(bundle.build(), {}).run(batch())
+    rounded = TorchEngine(bundle.build(), {}, precision="bf16").run(batch())
     error = np.sqrt(np.mean((rounded - exact) ** 2) / np.mean(exact**2))
     assert 0 < error < 0.1
 
 
+def test_a_batch_beyond_the_largest_is_cut_and_joined(bundle: Bundle) -> None:
+    engine = TorchEngine(bundle.build(), {})
+    many = np.random.default_rng(1).standard_normal((MAX_BATCH + 3, *SHAPE[1:])).astype(np.float32)
+    np.testing.assert_allclose(engine.run(many)[MAX_BATCH:], engine.run(many[MAX_BATCH:]), atol=1e-5)
+
+
 def test_batches_do_not_influence_each_other(bundle: Bundle) -> None:
-    engine, inputs = load_engine(bundle), batch()
+    engine, inputs = load_engine(bundle, precision="fp32"), batch()
     np.testing.assert_allclose(engine.run(inputs)[1:], engine.run(inputs[1:]), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 3, 3, 5, 7)])
 def test_other_axes_are_refused(bundle: Bundle, shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="takes"):
-        load_engine(bundle).run(np.zeros(shape, np.float32))
+        load_engine(bundle, precision="fp32").run(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets.unet import UNet
 
 from kstream.models.breast import ComplexUNet, HybridUNet, MagnitudeUNet, NativeUNet
-from kstream.models.fourier import as_channels, as_complex, channels_to_image, to_image, to_kspace
+from kstream.models.fourier import as_channels, as_complex, channels_to_image, magnitude, to_image, to_kspace
+from kstream.models.registry import build
 from kstream.recon import fourier as arrays
 
 SHAPE = (2, 2, 5, 7, 11)
@@ -68,8 +70,8 @@ def test_magnitude_ignores_a_global_phase_and_complex_does_not() -> None:
     torch.manual_seed(2)
     kspace = random_kspace((1, 2, 4, 6, 8))
     turned = as_channels(as_complex(kspace) * 1j)
-    magnitude, complex_ = MagnitudeUNet((4, 6)), ComplexUNet((4, 6))
-    assert (magnitude(kspace) - magnitude(turned)).abs().max() < 1e-3
+    magnitude_, complex_ = MagnitudeUNet((4, 6)), ComplexUNet((4, 6))
+    assert (magnitude_(kspace) - magnitude_(turned)).abs().max() < 1e-3
     assert (complex_(kspace) - complex_(turned)).abs().max() > 1e-2
 
 
@@ -121,3 +123,49 @@ def test_k_residual_adds_the_input_to_the_first_feature_only() -> None:
     added = residual.k_stage(kspace) - plain.k_stage(kspace)
     torch.testing.assert_close(added[:, :2], kspace, atol=1e-5, rtol=1e-5)
     assert not added[:, 2:].any()
+
+
+def monai_unet(n_in: int, n_out: int, channels: tuple[int, ...], stride: tuple[int, int, int], up: object) -> UNet:
+    return UNet(
+        spatial_dims=3,
+        in_channels=n_in,
+        out_channels=n_out,
+        channels=channels,
+        strides=(stride,) * (len(channels) - 1),
+        kernel_size=3,
+        up_kernel_size=up,
+        num_res_units=2,
+        act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
+        norm=("group", {"num_groups": 2}),
+    )
+
+
+def prefixed(network: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{key}": value for key, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "n_in", "n_out"), [("breast-magnitude", 1, 2), ("breast-complex", 2, 2), ("breast-native", 2, 2)]
+)
+def test_paper_size_networks_load_monais_weights_and_agree(name: str, n_in: int, n_out: int) -> None:
+    torch.manual_seed(6)
+    oracle, network = monai_unet(n_in, n_out, (24, 48, 96, 192), (2, 2, 2), 3), build(name)
+    network.load_state_dict(prefixed(oracle, "net"))
+    kspace = random_kspace((1, 2, 8, 16, 16))
+    image = channels_to_image(kspace)
+    given = {"breast-magnitude": magnitude(image), "breast-complex": image, "breast-native": kspace}[name]
+    with torch.no_grad():
+        theirs = oracle(given)
+        ours = network.predict_kspace(kspace) if isinstance(network, NativeUNet) else network(kspace)
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_the_paper_size_hybrid_loads_monais_weights_and_agrees() -> None:
+    torch.manual_seed(7)
+    k_stage = monai_unet(2, 8, (20, 40, 80), (2, 1, 1), (3, 1, 1))
+    image_stage, network = monai_unet(8, 2, (20, 40, 80, 160), (2, 2, 2), 3), build("breast-hybrid")
+    network.load_state_dict({**prefixed(k_stage, "k_unet"), **prefixed(image_stage, "img_unet")})
+    kspace = random_kspace((1, 2, 8, 16, 16))
+    with torch.no_grad():
+        theirs = image_stage(channels_to_image(k_stage(kspace)))
+        assert (network(kspace) - theirs).abs().max() < 1e-5

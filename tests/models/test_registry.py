@@ -18,8 +18,11 @@ PAPER = {
 }
 
 
-def test_the_table_covers_the_registry() -> None:
-    assert set(PAPER) == set(ARCHITECTURES)
+def test_the_table_covers_the_breast_networks_of_the_paper() -> None:
+    assert set(PAPER) == {name for name in ARCHITECTURES if name.startswith("breast-")} - {
+        "breast-gate",
+        "breast-reconstruct",
+    }
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -62,3 +62,8 @@ def test_any_size_goes_in_and_comes_out(space: tuple[int, int, int]) -> None:
 def test_levels_and_strides_must_fit() -> None:
     with pytest.raises(ValueError, match="3 levels need 2 strides"):
         UNet3d(1, 2, (4, 6, 8), ((2, 2, 2),))
+
+
+def test_odd_numbers_of_channels_and_classes_are_fine() -> None:
+    network = UNet3d(1, 3, (5, 7, 9), ((2, 2, 2), (2, 2, 2)))
+    assert network(torch.randn(1, 1, 4, 8, 8)).shape == (1, 3, 4, 8, 8)

@@ -8,12 +8,14 @@ from kstream.errors import ShapeError
 from kstream.recon.density import (
     AnglePlan,
     angle_gaps_rad,
+    density_gain,
     pipe_menon_weights,
     polar_weights,
     readout_angle_rad,
     turn_rad,
     voronoi_weights,
 )
+from kstream.recon.fourier import to_image, to_kspace
 from kstream.types import GOLDEN_ANGLE_RAD, Float, Readout
 from tests import phantom
 
@@ -198,3 +200,70 @@ def test_anisotropic_field_of_view_is_as_accurate() -> None:
     matrix, aspect = (64, 45), 45 / 64
     angles = np.arange(110) * np.pi / 110
     assert error(angles, "gaps", matrix, aspect) < 0.03
+
+
+# Put right afterwards
+
+
+def gained(angles: np.ndarray, steps: np.ndarray, matrix: tuple[int, int], aspect: float = 1.0) -> tuple[float, float]:
+    """Error of the image of spokes that were weighted with `steps`, before and after `density_gain`."""
+    k, exact = phantom.spokes(angles, matrix, aspect), phantom.truth(matrix)
+    weights = np.stack([polar_weights(spoke, step, aspect) for spoke, step in zip(k, steps, strict=True)])
+    image = adjoint(phantom.kspace(k, matrix) * 1.0, k, weights, matrix).astype(np.complex64)
+    gain = density_gain(angles, steps, matrix[::-1], aspect)
+    right = image if gain is None else to_image(to_kspace(image) * gain)
+    before, after = (float(np.linalg.norm(found - exact) / np.linalg.norm(exact)) for found in (image, right))
+    return before, after
+
+
+SPOKES = np.arange(90) * np.pi / 90
+SOME = np.sort(np.random.default_rng(0).permutation(90)[:80])
+WRONG = {
+    "part of a golden frame": (np.arange(50) * GOLDEN_ANGLE_RAD, angle_gaps_rad(np.arange(68) * GOLDEN_ANGLE_RAD)[:50]),
+    "lost spokes": (SPOKES[SOME], np.full(80, np.pi / 90)),
+    "random": (np.random.default_rng(1).uniform(0, np.pi, 90), np.full(90, np.pi / 90)),
+    "window of three frames": (np.arange(102) * GOLDEN_ANGLE_RAD, np.tile(angle_gaps_rad(GOLDEN_96[:34]), 3) / 3),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize(("matrix", "aspect"), [((65, 65), 1.0), ((65, 48), 48 / 65)])
+def test_density_that_was_wrong_is_put_right_in_combined_k_space(
+    case: str, matrix: tuple[int, int], aspect: float
+) -> None:
+    """A third to all of the error over that of the gaps that the spokes have goes away."""
+    angles, steps = WRONG[case]
+    before, after = gained(angles, steps, matrix, aspect)
+    best, _ = gained(angles, angle_gaps_rad(angles), matrix, aspect)
+    assert best < after < before
+    assert after - best < 0.65 * (before - best)
+
+
+def test_density_that_was_right_is_left_alone() -> None:
+    for angles in (SPOKES, GOLDEN_96, np.repeat(SPOKES, 2)):
+        steps = angle_gaps_rad(np.unique(angles % np.pi))[np.unique(angles % np.pi, return_inverse=True)[1]]
+        assert density_gain(angles, steps * len(np.unique(angles % np.pi)) / len(angles), (9, 7)) is None
+
+
+def test_a_wedge_without_spokes_is_not_blown_up() -> None:
+    gain = density_gain(SPOKES[:50], np.full(50, np.pi / 90), (33, 33))
+    assert gain is not None
+    assert 1 < gain.max() <= 2
+    assert gain[16, 16] == pytest.approx(90 / 50)
+
+
+def test_arbitrary_angles_are_learned_from_the_first_whole_frame() -> None:
+    angles = np.random.default_rng(9).uniform(0, np.pi, 13)
+    gaps, plan = angle_gaps_rad(angles), AnglePlan(learns=True)
+
+    def frame_of(number: int, turned: float = 0.0) -> list[float]:
+        k = phantom.spokes(angles + turned, (17, 17))
+        data = np.zeros((1, 34), np.complex64)
+        return [plan.step_rad(Readout(data, k[i], number, 0, 0, (i, 0), 0), 13) for i in range(13)]
+
+    np.testing.assert_allclose(frame_of(0), np.pi / 13)
+    np.testing.assert_allclose(frame_of(1), gaps, rtol=1e-5)
+    np.testing.assert_allclose(frame_of(2, 0.7), gaps, rtol=1e-5)
+    np.testing.assert_allclose(frame_of(0), np.pi / 13)  # what a spoke was taken for stays
+    np.testing.assert_allclose([spoke.step_rad for spoke in plan.used(0, 1)], gaps, rtol=1e-5)
+    assert plan.used(0, 7) == []

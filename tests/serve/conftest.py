@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,13 @@ def settings() -> ServerSettings:
 
 @pytest.fixture
 def server(settings: ServerSettings) -> Iterator[MrdServer]:
+    with serving(settings) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving(settings: ServerSettings) -> Iterator[MrdServer]:
+    """A server on a free port; at its end no thread of it may be left."""
     server = MrdServer(port=0, settings=settings)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

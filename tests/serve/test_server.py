@@ -1,6 +1,8 @@
 import json
 import socket
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from kstream.mrd.messages import Close, ConfigFile, ConfigText, Header, Image, Q
 from kstream.serve.server import SUMMARY, MrdServer, ServerSettings
 from kstream.types import Acquisition
 from tests.scans import StackOfStars
-from tests.serve.conftest import Client
+from tests.serve.conftest import Client, serving
 
 STARS = StackOfStars()
 PRESET = "breast-dce-recon"
@@ -104,6 +106,22 @@ def test_json_parameters_after_the_header_change_the_configuration(server: MrdSe
     assert {image.data.dtype for image in client.images} == {np.dtype("<u2")}
     (summary,) = [json.loads(t[len(SUMMARY) :]) for t in client.texts if t.startswith(SUMMARY)]
     assert ["images.magnitude_type", '"uint16"', "client"] in summary["config"]
+
+
+def test_a_file_of_settings_stands_below_the_client_and_above_the_preset(
+    tmp_path: Path, settings: ServerSettings
+) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('[images]\nmagnitude_type = "uint16"\nmagnitude_series = 7\n')
+    config, header, *rest = scan_messages()
+    with serving(replace(settings, config=file)) as server:
+        client = Client(server.port)
+        client.send(config, header, Text(json.dumps({"parameters": {"images.magnitude_series": 9}})), *rest)
+        client.receive_all()
+        file.write_text('[images]\nmagnitude_typ = "uint16"\n')  # read anew for each scan
+        second = good_session(server)
+    assert {(image.data.dtype.str, int(image.header["image_series_index"])) for image in client.images} == {("<u2", 9)}
+    assert "images.magnitude_typ" in second.error
 
 
 def test_configuration_then_close_is_a_probe_and_succeeds(server: MrdServer) -> None:

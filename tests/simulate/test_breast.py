@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kstream.errors import ConfigError
-from kstream.simulate.breast import BreastPhantom
-from kstream.simulate.lesions import Lesion, Shape, fibonacci_sphere, random_malignant, random_surface
-from kstream.simulate.protocol import BreastProtocol
+from kstream.simulate.breast.anatomy import BreastPhantom
+from kstream.simulate.breast.lesions import Lesion, Shape, fibonacci_sphere, random_malignant, random_surface
+from kstream.simulate.breast.protocol import BreastProtocol
 from kstream.types import Geometry
 
 COARSE = Geometry((41, 37, 13), (320.0, 320.0, 128.0))

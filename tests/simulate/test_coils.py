@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kstream.errors import ConfigError
+from kstream.simulate.breast.protocol import BreastProtocol
+from kstream.simulate.breast.scanner import receive_array
 from kstream.simulate.coils import (
     Loop,
     breast_array,
@@ -12,8 +14,6 @@ from kstream.simulate.coils import (
     noise_covariance,
     receive_sensitivity,
 )
-from kstream.simulate.protocol import BreastProtocol
-from kstream.simulate.scanner import receive_array
 
 
 def _loop(normal: tuple[float, float, float] = (0.0, 0.6, 0.8), radius: float = 50.0) -> Loop:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kstream.errors import ConfigError
-from kstream.simulate.kinetics import (
+from kstream.simulate.breast.kinetics import (
     Bolus,
     TissueCurves,
     exponential_convolution,
@@ -13,7 +13,7 @@ from kstream.simulate.kinetics import (
     spoiled_gradient_echo,
     temporal_basis,
 )
-from kstream.simulate.lesions import Kinetics, random_kinetics
+from kstream.simulate.breast.lesions import Kinetics, random_kinetics
 
 
 def test_population_aif_has_the_published_peak_and_washout() -> None:

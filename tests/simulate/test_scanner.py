@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from kstream.errors import ConfigError
-from kstream.simulate.acquisitions import imaging_headers, noise_headers
-from kstream.simulate.breast import BreastPhantom
-from kstream.simulate.protocol import GOLDEN_ANGLE_DEG, BreastProtocol
-from kstream.simulate.scanner import noise_level, receive_array, sample_kspace, signal_components
+from kstream.simulate.breast.acquisitions import imaging_headers, noise_headers
+from kstream.simulate.breast.anatomy import BreastPhantom
+from kstream.simulate.breast.protocol import GOLDEN_ANGLE_DEG, BreastProtocol
+from kstream.simulate.breast.scanner import noise_level, receive_array, sample_kspace, signal_components
 from kstream.types import AcquisitionFlag as Flag
 
 TINY = BreastProtocol(matrix=15, n_slices=7, n_coils=3, n_spokes=5, n_lesions=1, frame_starts_s=(0.0, 40.0, 60.0))

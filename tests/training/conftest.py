@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kstream.recon.fourier import to_kspace
-from kstream.training.data import Exam
+from kstream.training.breast.data import Exam
 from kstream.training.experiment import Experiment
 
 SHAPE = (9, 14, 18)

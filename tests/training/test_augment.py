@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kstream.recon.fourier import to_image, to_kspace
-from kstream.training.augment import add_noise, augment, flip_kspace, random_lines, shift_kspace
+from kstream.training.breast.augment import add_noise, augment, flip_kspace, shift_kspace
+from kstream.training.breast.undersampling import random_lines
 from kstream.training.experiment import AugmentConfig
 
 

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from kstream.errors import ConfigError, RecordingError, ScanError
-from kstream.training.data import Exam, build_cache, exam_path, load_cohort, load_exam, recipe_of, save_exam
+from kstream.errors import ConfigError, RecordingError, ScanError, ShapeError
+from kstream.training.breast.data import (
+    Exam,
+    build_cache,
+    exam_path,
+    load_cohort,
+    load_exam,
+    recipe_of,
+    same_recipe,
+    save_exam,
+)
 from kstream.training.experiment import Experiment
 
 
@@ -83,3 +96,43 @@ def test_an_unknown_protocol_field_is_a_config_error(tiny: Experiment) -> None:
     wrong = tiny.model_copy(update={"data": tiny.data.model_copy(update={"protocol": {"slices": 6}})})
     with pytest.raises(ConfigError, match="slices"):
         recipe_of(wrong, "train")
+
+
+def test_recipes_agree_if_they_differ_in_defaults_and_labels_alone(tiny: Experiment) -> None:
+    recipe = json.loads(recipe_of(tiny, "train"))
+    older = json.loads(json.dumps(recipe))
+    del older["pipeline"]["coils"]["crop"], older["variants"]
+    older["pipeline"]["segment"] = {"model": "another"}
+    older["pipeline"]["frames"]["close_after"] = 7
+    assert same_recipe(json.dumps(older), json.dumps(recipe))
+    older["pipeline"]["coils"]["kernel"] = 7
+    assert not same_recipe(json.dumps(older), json.dumps(recipe))
+    assert not same_recipe("no JSON", json.dumps(recipe))
+
+
+def test_exams_that_would_waste_hours_are_refused(tmp_path: Path, exams: list[Exam]) -> None:
+    exam = exams[0]
+    broken = exam.differences.copy()
+    broken[1, 2, 3, 4] = np.nan
+    with pytest.raises(ScanError, match="not finite"):
+        save_exam(replace(exam, differences=broken), tmp_path / "a.h5", "r")
+    with pytest.raises(ScanError, match="all zero"):
+        save_exam(replace(exam, differences=exam.differences * 0), tmp_path / "a.h5", "r")
+    with pytest.raises(ShapeError, match="labels"):
+        save_exam(replace(exam, labels=exam.labels[:-1]), tmp_path / "a.h5", "r")
+    with pytest.raises(ShapeError, match="radial-uniform-2"):
+        save_exam(replace(exam, variants={"radial-uniform-2": exam.differences[0, 1:]}), tmp_path / "a.h5", "r")
+    assert not list(tmp_path.iterdir())
+
+
+def test_variants_come_back_in_half_precision(tmp_path: Path, exams: list[Exam]) -> None:
+    kspace = exams[0].differences[1]
+    save_exam(replace(exams[0], variants={"radial-uniform-2": kspace}, patient="p7"), tmp_path / "a.h5", "r")
+    again = load_exam(tmp_path / "a.h5")
+    np.testing.assert_allclose(again.variants["radial-uniform-2"], kspace, rtol=2e-3, atol=1e-3)
+    assert (again.patient, again.source) == ("p7", "simulated")
+
+
+def test_processes_that_simulate_do_without_torch() -> None:
+    code = "import sys, kstream.training.breast.data; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kstream.training.data import Exam
-from kstream.training.evaluate import score_exam, summarise, to_csv, to_markdown
+from kstream.training.breast.data import Exam
+from kstream.training.breast.evaluate import score_exam, summarise, to_csv, to_markdown
 
 
 def blocks() -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from safetensors.torch import load_file
 from kstream.engines.torch_engine import TorchEngine
 from kstream.errors import ConfigError, ModelError
 from kstream.models.bundle import Bundle
-from kstream.training import fit as fit_module
-from kstream.training.data import Exam
-from kstream.training.evaluate import evaluate
+from kstream.training.breast.data import Exam
+from kstream.training.breast.evaluate import evaluate
+from kstream.training.breast.export import export
+from kstream.training.breast.task import BreastTask, PatchSampler, load_best
 from kstream.training.experiment import Experiment, ScheduleConfig
-from kstream.training.export import export
-from kstream.training.fit import PatchSampler, fit, learning_rate, load_best
+from kstream.training.fit import Result, fit
+from kstream.training.schedule import learning_rate
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -31,6 +33,10 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+def train(experiment: Experiment, exams: list[Exam], validation: list[Exam], folder: Path) -> Result:
+    return fit(BreastTask(experiment, exams, validation), experiment.schedule, folder)
+
+
 def losses(folder: Path) -> list[float]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records if "loss" in record]
@@ -40,47 +46,22 @@ def test_fit_learns_the_toy_and_repeats_bit_for_bit(
     tmp_path: Path, exams: list[Exam], new_exam: Callable[..., Exam], new_experiment: MakeExperiment
 ) -> None:
     experiment = new_experiment(steps=90)
-    first = fit(experiment, exams, [new_exam(7)], tmp_path / "a")
-    second = fit(experiment, exams, [new_exam(7)], tmp_path / "b")
+    first = train(experiment, exams, [new_exam(7)], tmp_path / "a")
+    second = train(experiment, exams, [new_exam(7)], tmp_path / "b")
     history = losses(tmp_path / "a")
     assert history[-1] < 0.6 * history[0]
-    assert first.best_dice == second.best_dice > 0.5
+    assert len(list((tmp_path / "a" / "pictures").glob("exam-7-step*.png"))) == 3
+    assert first.best_score == second.best_score > 0.5
     a, b = load_file(first.weights), load_file(second.weights)
     assert all(torch.equal(a[key], b[key]) for key in a)
-
-
-def test_a_killed_run_goes_on_to_the_same_weights(
-    tmp_path: Path,
-    exams: list[Exam],
-    new_exam: Callable[..., Exam],
-    new_experiment: MakeExperiment,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    experiment, validation = new_experiment(steps=24, validate_every=8), [new_exam(7)]
-    fit(experiment, exams, validation, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(record: dict[str, Any]) -> None:
-        if record["step"] == 16 and "validation" in record:
-            raise Killed
-
-    with pytest.raises(Killed):
-        fit(experiment, exams, validation, tmp_path / "cut", kill)
-    fit(experiment, exams, validation, tmp_path / "cut")
-    whole = torch.load(tmp_path / "whole" / fit_module.LAST, weights_only=True)
-    cut = torch.load(tmp_path / "cut" / fit_module.LAST, weights_only=True)
-    assert whole["counters"] == cut["counters"]
-    assert all(torch.equal(whole["network"][key], cut["network"][key]) for key in whole["network"])
 
 
 def test_a_folder_with_another_experiment_is_refused(
     tmp_path: Path, exams: list[Exam], new_exam: Callable[..., Exam], new_experiment: MakeExperiment
 ) -> None:
-    fit(new_experiment(steps=1), exams, [new_exam(7)], tmp_path)
+    train(new_experiment(steps=1), exams, [new_exam(7)], tmp_path)
     with pytest.raises(ModelError, match="another experiment"):
-        fit(new_experiment(steps=2), exams, [new_exam(7)], tmp_path)
+        train(new_experiment(steps=2), exams, [new_exam(7)], tmp_path)
 
 
 def test_cohorts_without_lesions_are_refused_before_training(
@@ -88,14 +69,14 @@ def test_cohorts_without_lesions_are_refused_before_training(
 ) -> None:
     healthy = [new_exam(1, has_lesion=False)]
     with pytest.raises(ConfigError, match="training cohort"):
-        fit(new_experiment(), healthy, exams, tmp_path)
+        train(new_experiment(), healthy, exams, tmp_path)
     with pytest.raises(ConfigError, match="validation cohort"):
-        fit(new_experiment(), exams, healthy, tmp_path)
+        train(new_experiment(), exams, healthy, tmp_path)
 
 
 def test_half_of_the_patches_hold_a_lesion(exams: list[Exam], new_experiment: MakeExperiment) -> None:
     sampler = PatchSampler(exams, new_experiment(batch=50))
-    _, labels = sampler.batch(3)
+    labels = sampler.batch(3)["labels"]
     assert labels.flatten(1).any(dim=1).float().mean() == pytest.approx(0.5, abs=0.2)
     assert labels.shape == (50, 4, 14, 18)
 
@@ -103,8 +84,8 @@ def test_half_of_the_patches_hold_a_lesion(exams: list[Exam], new_experiment: Ma
 def test_a_batch_depends_on_the_step_alone(exams: list[Exam], new_experiment: MakeExperiment) -> None:
     sampler = PatchSampler(exams, new_experiment())
     first, later, again = sampler.batch(2), sampler.batch(3), sampler.batch(2)
-    assert torch.equal(first[0], again[0])
-    assert not torch.equal(first[0], later[0])
+    assert torch.equal(first["kspace"], again["kspace"])
+    assert not torch.equal(first["kspace"], later["kspace"])
 
 
 def test_learning_rate_warms_up_and_falls_to_the_final_rate() -> None:
@@ -120,7 +101,7 @@ def test_an_exported_run_gives_the_same_labels_as_the_run(
     tmp_path: Path, exams: list[Exam], new_exam: Callable[..., Exam], new_experiment: MakeExperiment
 ) -> None:
     experiment, test_exams = new_experiment(steps=30), [new_exam(8), new_exam(9)]
-    fit(experiment, exams, [new_exam(7)], tmp_path / "run")
+    train(experiment, exams, [new_exam(7)], tmp_path / "run")
     scores = {"test": evaluate(test_exams, TorchEngine(load_best(experiment, tmp_path / "run"), {}), 2, 4, 3)}
     source = tmp_path / "toy.toml"
     source.write_text("# the experiment\n")
@@ -135,3 +116,55 @@ def test_an_exported_run_gives_the_same_labels_as_the_run(
     assert np.abs(TorchEngine(bundle.build(), {}).run(kspace) - logits).max() < 1e-4
     assert "Research use only" in (bundle.folder / "README.md").read_text()
     assert (bundle.folder / "evaluation-test.csv").read_text().startswith("seed,has_lesion,dice")
+
+
+def test_clean_is_the_patch_before_lines_were_left_out(exams: list[Exam], new_experiment: MakeExperiment) -> None:
+    experiment = new_experiment()
+    experiment = experiment.model_copy(
+        update={"augment": experiment.augment.model_copy(update={"lines": "wide", "lines_probability": 1.0})}
+    )
+    batch = PatchSampler(exams, experiment).batch(0)
+    kept = batch["kspace"] != 0
+    assert not kept.all()
+    assert torch.equal(batch["kspace"][kept], batch["clean"][kept])
+    assert (batch["clean"] != 0).float().mean() > 0.99
+
+
+def test_reconstructions_from_fewer_spokes_are_drawn(exams: list[Exam], new_experiment: MakeExperiment) -> None:
+    experiment = new_experiment(batch=6)
+    augment = {"flip_axes": (), "shift_voxels": 0, "scale": 1.0, "phase": False, "variant_probability": 1.0}
+    experiment = experiment.model_copy(update={"augment": experiment.augment.model_copy(update=augment)})
+    thin = [replace(exam, variants={"radial-uniform-2": exam.difference(2) * 0 + 7}) for exam in exams]
+    assert (PatchSampler(thin, experiment).batch(1)["kspace"][:, 0] == 7).all()
+    assert (PatchSampler(exams, experiment).batch(1)["kspace"][:, 0] != 7).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("breast-magnitude", {"channels": [4, 6]}),
+        ("breast-complex", {"channels": [4, 6]}),
+        ("breast-native", {"channels": [4, 6]}),
+        ("breast-native-per-class", {"channels": [4, 6]}),
+        ("breast-hybrid", {"k_channels": [4, 6], "n_features": 2, "image_channels": [4, 6]}),
+        ("breast-gate", {"n_features": 3, "hidden": 4, "image_channels": [4, 6]}),
+        ("breast-reconstruct", {"n_blocks": 1, "width": 4, "channels": [4, 6]}),
+    ],
+)
+def test_every_breast_network_trains_on_patches_with_and_without_lesions(
+    tmp_path: Path,
+    exams: list[Exam],
+    new_exam: Callable[..., Exam],
+    new_experiment: MakeExperiment,
+    name: str,
+    arguments: dict[str, Any],
+) -> None:
+    experiment = new_experiment(steps=8, validate_every=8, log_every=4, batch=1)
+    network = experiment.network.model_copy(update={"architecture": name, "arguments": arguments})
+    experiment = experiment.model_copy(update={"network": network})
+    before = BreastTask(experiment, exams, [new_exam(7)]).network.state_dict()
+    result = train(experiment, exams, [new_exam(7)], tmp_path)
+    after = load_best(experiment, tmp_path).state_dict()
+    assert result.steps == 8
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert any(not torch.equal(before[key], after[key]) for key in before)

@@ -7,8 +7,17 @@ import torch
 from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
 
+from kstream.models.breast import NativeUNet
+from kstream.models.fourier import as_channels, to_kspace
+from kstream.training.breast.losses import (
+    breast_losses,
+    dice_loss,
+    focal_loss,
+    native_losses,
+    segmentation_loss,
+    squared_dice_loss,
+)
 from kstream.training.experiment import LossConfig
-from kstream.training.losses import dice_loss, focal_loss, segmentation_loss
 
 GENERATOR = torch.Generator().manual_seed(3)
 LOGITS = torch.randn((3, 2, 4, 5, 7), generator=GENERATOR)
@@ -70,3 +79,41 @@ def test_weights_apply_to_each_of_three_classes() -> None:
     logits = torch.zeros((1, 3, 1, 1, 1))
     labels = torch.full((1, 1, 1, 1), 2)
     assert float(focal_loss(logits, labels, 0.0, (0.1, 0.2, 0.6))) == pytest.approx(0.6 * math.log(3) / 3)
+
+
+@pytest.mark.parametrize("form", ["fg_only", "per_class"])
+def test_a_perfect_native_prediction_has_next_to_no_loss(form: str) -> None:
+    """A network that gives the k-space of the mask itself."""
+
+    class Perfect(NativeUNet):
+        def predict_kspace(self, kspace: torch.Tensor) -> torch.Tensor:
+            masks = torch.stack((LABELS == 0, LABELS == 1), dim=1)
+            wanted = masks[:, 1:] if self.form == "fg_only" else masks
+            return as_channels(to_kspace(wanted.to(torch.complex64)))
+
+    network = Perfect((4, 6), form=form)
+    with torch.no_grad():
+        parts = native_losses(network, torch.zeros(3, 2, 4, 5, 7), LABELS, LossConfig())
+    assert set(parts) == {"focal", "dice", "kspace"}
+    assert float(parts["kspace"]) < 1e-8
+    assert float(parts["dice"]) < 1e-3
+    assert float(parts["focal"]) < 1e-3
+
+
+def test_native_losses_learn_from_empty_patches_by_focal_alone() -> None:
+    torch.manual_seed(0)
+    network = NativeUNet((4, 6))
+    kspace = torch.randn(1, 2, 4, 6, 8)
+    empty = torch.zeros(1, 4, 6, 8, dtype=torch.long)
+    assert set(breast_losses(network, kspace, empty, LossConfig())) == {"focal"}
+    half = empty.clone()
+    half[0, :2] = 1
+    parts = breast_losses(network, kspace, half, LossConfig(kspace_weight=2.0))
+    once = breast_losses(network, kspace, half, LossConfig(kspace_weight=1.0))
+    assert float(parts["kspace"].detach()) == pytest.approx(2 * float(once["kspace"].detach()), rel=1e-5)
+
+
+def test_squared_dice_of_two_voxels_by_hand() -> None:
+    logits, labels = two_voxels()
+    by_hand = 1 - 2 * 0.8 / (0.8**2 + 0.25**2 + 1)
+    assert float(squared_dice_loss(logits, labels)) == pytest.approx(by_hand, rel=1e-5)

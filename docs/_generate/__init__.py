@@ -1,0 +1,1 @@
+"""Pieces of the reference, made from the code when the site is built; each module has ``page() -> str``."""

@@ -1,0 +1,58 @@
+"""The libraries that compile a network: one module each, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from ..errors import ModelError
+from .profile import Forward, Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MODULES = {
+    "compiled": "compiled",
+    "aot": "aot",
+    "onnxruntime": "onnxruntime_engine",
+    "openvino": "openvino_engine",
+    "tensorrt": "tensorrt",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Engines that are compiled."""
+    return tuple(_MODULES)
+
+
+class Backend(Protocol):
+    """What a module that compiles networks offers."""
+
+    PRECISIONS: tuple[str, ...]
+    DEVICES: tuple[str, ...]
+
+    def versions(self) -> dict[str, str]:
+        """Versions that an engine depends on; raises `ModelError` if the library cannot be had."""
+
+    def build(self, network: nn.Module, plan: Plan, folder: Path) -> None:
+        """Write what `open_engine` needs to a folder."""
+
+    def open_engine(self, network: nn.Module, plan: Plan, folder: Path) -> Forward:
+        """Logits of a batch in the plan's profile."""
+
+
+def backend(engine: str) -> Backend:
+    """The module behind one of the names in `engine.ENGINES`, without ``torch``, which compiles nothing."""
+    return cast(Backend, importlib.import_module(f".{_MODULES[engine]}", __package__))
+
+
+def check(plan: Plan) -> None:
+    """Raise `ModelError` if a plan's library does not have its precision or device."""
+    library = backend(plan.engine)
+    for what, value, known in (
+        ("precision", plan.precision, library.PRECISIONS),
+        ("device", plan.device.partition(":")[0], library.DEVICES),
+    ):
+        if value not in known:
+            raise ModelError(f"engine {plan.engine} has no {what} {value!r}", hint="it has " + ", ".join(known))

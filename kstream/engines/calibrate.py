@@ -1,0 +1,167 @@
+"""The default engine, eager torch, in the precision that is fastest on this machine within the gate.
+
+One patch tells: bfloat16 must beat float32 clearly, and pass the gate at every batch size. What was found is remembered
+for these weights, this machine, this torch and this number of threads, so the next start only proves the engine once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ModelError
+from ..models.bundle import Bundle
+from ..models.registry import architecture
+from . import machine
+from .artifact import write_text
+from .engine import MAX_BATCH, PRECISIONS, Batch, Engine
+from .gate import ProvenEngine, Reference, Verdict, examine
+from .profile import Space
+from .torch_engine import TorchEngine, find_device
+
+log = logging.getLogger("kstream.engines")
+
+FORMAT = 1
+"""Changes when the engine's numbers or its gate do: what was remembered before is found out again."""
+
+CLEARLY = 0.8
+"""Of float32's time, at most, for bfloat16 to be worth its error."""
+
+PLANE = 128
+"""In-plane size of the patch that is timed."""
+
+ROUNDS = 3
+
+
+def load_torch(bundle: Bundle, device: str, precision: str) -> ProvenEngine:
+    """Eager torch in a precision, or (``auto``) in the fastest one that passes the gate.
+
+    Raises
+    ------
+    ModelError : the device cannot be had, or the precision does not pass.
+    """
+    find_device(device)
+    notes = _read_notes(bundle, device)
+    known = len(notes)
+    reference = Reference(bundle)
+    if precision == "auto":
+        precision = notes.get("fastest") or _fastest(bundle, device, reference, notes)
+    engine = make_torch(bundle, device, precision)
+    _verdict(engine, reference, notes).demand(f"{engine.name} ({precision})")
+    if len(notes) > known:
+        _write_notes(bundle, device, notes)
+    return ProvenEngine(engine, reference.example, reference.stored)
+
+
+def make_torch(bundle: Bundle, device: str, precision: str) -> TorchEngine:
+    """Eager torch with a bundle's weights, as it comes: nothing has been proved yet."""
+    n_channels, n_axes = input_of(bundle)
+    provenance = {"model": bundle.info.name, "sha256": bundle.info.sha256}
+    return TorchEngine(bundle.build(), provenance, device, precision, n_channels, n_axes)
+
+
+def input_of(bundle: Bundle) -> tuple[int, int]:
+    """Channels and axes of a network's input.
+
+    Raises
+    ------
+    ModelError : it has several inputs.
+    """
+    name = bundle.info.architecture
+    inputs = architecture(name).inputs
+    if len(inputs) != 1:
+        raise ModelError(
+            f"an engine runs networks of one input, and {name} has {len(inputs)}",
+            where=bundle.info.name,
+            hint="kstream models list",
+        )
+    return inputs[0][1], len(inputs[0])
+
+
+def _fastest(bundle: Bundle, device: str, reference: Reference, notes: dict[str, Any]) -> str:
+    """``bf16`` where it is clearly faster on one patch and passes the gate; else ``fp32``."""
+    notes["fastest"] = "fp32"
+    if machine.has_fast_bf16(device):
+        engines = {name: make_torch(bundle, device, name) for name in ("fp32", "bf16")}
+        patch = _patch(bundle, reference)
+        try:
+            seconds = time_engines(engines, patch)
+        except RuntimeError as error:  # a network with transforms of its own may not take lowered convolutions
+            log.info("%s stays in fp32: %s", bundle.info.name, str(error).splitlines()[0])
+            return str(notes["fastest"])
+        notes["seconds"] = seconds
+        is_faster = seconds["bf16"] < CLEARLY * seconds["fp32"]
+        if is_faster and _verdict(engines["bf16"], reference, notes).has_passed:
+            notes["fastest"] = "bf16"
+        log.info("%s: one patch takes %s; chosen: %s", bundle.info.name, seconds, notes["fastest"])
+    return str(notes["fastest"])
+
+
+def _verdict(engine: TorchEngine, reference: Reference, notes: dict[str, Any]) -> Verdict:
+    """What the gate says, now or in the notes."""
+    key = f"gate {engine.precision}"
+    if key not in notes:
+        reference.check_stored()
+        notes[key] = examine(engine, reference, range(1, MAX_BATCH + 1)).to_json()
+    return Verdict.from_json(notes[key])
+
+
+def _patch(bundle: Bundle, reference: Reference) -> Batch:
+    """A patch of the size that frames have, as far as a bundle says."""
+    n_channels, n_axes = input_of(bundle)
+    space: Space = (bundle.info.patch_depth, PLANE, PLANE) if n_axes == 5 else reference.shape
+    return np.random.default_rng(0).standard_normal((1, n_channels, *space), np.float32)
+
+
+def time_engines(engines: Mapping[str, Engine], patch: Batch) -> dict[str, float]:
+    """Seconds of each engine for a patch, the best of a few rounds that alternate."""
+    best = dict.fromkeys(engines, float("inf"))
+    for _ in range(ROUNDS):
+        for name, engine in engines.items():
+            begin = time.perf_counter()
+            engine.run(patch)
+            best[name] = min(best[name], time.perf_counter() - begin)
+    return {name: round(seconds, 4) for name, seconds in best.items()}
+
+
+def _notes_path(bundle: Bundle, device: str) -> Path:
+    said = (FORMAT, bundle.info.sha256, bundle.info.architecture, str(bundle.info.arguments), bundle.info.patch_depth)
+    here = (machine.capability(device), torch.__version__, torch.get_num_threads())
+    example = b"".join(array.tobytes() for array in bundle.example())
+    digest = hashlib.sha256(repr((said, here)).encode() + example).hexdigest()
+    return machine.cache_folder() / "calibrations" / f"{digest[:24]}.json"
+
+
+def _read_notes(bundle: Bundle, device: str) -> dict[str, Any]:
+    """What was found out before; nothing, if that cannot be read."""
+    path = _notes_path(bundle, device)
+    try:
+        notes: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        for key in notes:
+            if key.startswith("gate "):
+                Verdict.from_json(notes[key])
+        if notes.get("fastest", "fp32") not in PRECISIONS:
+            raise ValueError(notes["fastest"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("the calibration in %s cannot be read (%s) and is made again", path, error)
+        return {}
+    return notes
+
+
+def _write_notes(bundle: Bundle, device: str, notes: Mapping[str, Any]) -> None:
+    """Keep what was found out; a cache that cannot be written costs the next start a second or two."""
+    path = _notes_path(bundle, device)
+    try:
+        write_text(path, json.dumps(notes, indent=1) + "\n")
+    except OSError as error:
+        log.info("the calibration of %s is not kept: %s", bundle.info.name, error)

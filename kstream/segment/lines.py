@@ -1,0 +1,169 @@
+"""From the phase-encode lines of all slices to labels, phenotypes and class probabilities (k-MTR, paper 003)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import CineConfig
+from ..errors import ModelError, ScanError, ShapeError
+from ..output.phenotypes import PHENOTYPES
+from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
+from .cine import CineModel, CinePlan, Heart, disease_probabilities, findings, with_findings
+
+
+def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int]) -> Float:
+    """Slice, frame and line number of a Cartesian line: float32 ``(3,)``.
+
+    Raises
+    ------
+    ScanError : the readout is no line along x on the grid.
+    """
+    ny, _ = plane
+    ky = float(trajectory[0, 1]) + ny // 2
+    if float(np.ptp(trajectory[:, 1])) > 1e-3 or abs(ky - round(ky)) > 1e-2 or not 0 <= round(ky) < ny:
+        raise ScanError(
+            "the model takes Cartesian lines along x, and this readout is none",
+            likely="a radial scan",
+            hint="a model that takes samples anywhere: preset cine-disk",
+        )
+    return np.array([number, frame, round(ky)], np.float32)
+
+
+def line_values(samples: Complex) -> Float:
+    """One line as the network wants it: real parts, then imaginary parts, float32 ``(2 * samples,)``."""
+    return np.concatenate((samples.real, samples.imag)).astype(np.float32)
+
+
+@dataclass
+class _Lines:
+    """Lines of all slices, and what is known of each slice."""
+
+    places: list[Float] = field(default_factory=list)
+    values: list[Float] = field(default_factory=list)
+    geometries: dict[int, Geometry] = field(default_factory=dict)
+    ended: dict[int, set[int]] = field(default_factory=dict)
+    received_ns: int = 0
+
+
+@dataclass(frozen=True)
+class LineAnalysis:
+    """What the network gave for a set of lines.
+
+    Parameters
+    ----------
+    labels : uint8 ``(slices, frames, y, x)``.
+    phenotypes, disease_logits : ``(18,)`` and ``(3,)``; None if the network has no such head.
+    """
+
+    labels: NDArray[np.uint8]
+    phenotypes: Float | None
+    disease_logits: Float | None
+
+
+def analyse_lines(model: CineModel, places: Float, values: Float, plan: CinePlan) -> LineAnalysis:
+    """Run the network on lines ``(n, 3)`` and ``(n, 2 nx)`` of one subject.
+
+    Raises
+    ------
+    ModelError : the network fails, or was made for a scan of another size.
+    """
+    outputs = dict(zip(model.outputs, model.engine.run_arrays((values[None], places[None])), strict=True))
+    expected = (1, plan.n_slices, len(model.labels.names), plan.n_frames, *plan.plane)
+    logits = outputs.get("segmentation")
+    if logits is None or logits.shape != expected:
+        raise ModelError(
+            f"the model gave {None if logits is None else logits.shape}, expected {expected}",
+            likely="it was trained for another number of views, frames or voxels",
+            hint="kstream models show",
+        )
+    regression, classes = outputs.get("regression"), outputs.get("classification")
+    return LineAnalysis(
+        logits[0].argmax(axis=1).astype(np.uint8),
+        None if regression is None else regression[0],
+        None if classes is None else classes[0],
+    )
+
+
+class AnalyseLines:
+    """Stage: collect Cartesian lines, label a frame again and again while they come, and tell everything at the end.
+
+    Every run uses all lines of all slices so far: the encoder takes any number of them.
+
+    Parameters
+    ----------
+    model : a network of kind ``lines``.
+    plan : sizes of the scan.
+    config : when to update.
+    """
+
+    takes = (Readout, FrameEnd)
+    gives = (LabelMap, FrameEnd, Findings)
+
+    def __init__(self, model: CineModel, plan: CinePlan, config: CineConfig) -> None:
+        self._model, self._plan, self._config = model, plan, config
+        self._lines = _Lines()
+        self._is_over = False
+
+    def push(self, item: Readout | FrameEnd) -> list[Any]:
+        lines = self._lines
+        lines.received_ns = item.received_ns
+        if isinstance(item, FrameEnd):
+            return self._frame_ended(item)
+        if item.data.shape[0] != 1:
+            raise ShapeError(
+                f"the model takes lines of one coil, not of {item.data.shape[0]}", hint="--set coils.compress=1"
+            )
+        lines.places.append(line_place(item.trajectory, item.frame, item.slice, self._plan.plane))
+        lines.values.append(line_values(item.data[0]))
+        if item.geometry is not None:
+            lines.geometries[item.slice] = item.geometry
+        due = self._config.update == "lines" and len(lines.values) % self._config.update_lines == 0
+        return self._update(item.frame, item.slice) if due else []
+
+    def finish(self) -> list[Any]:
+        """What is left of a scan that ended early: everything from the lines that came."""
+        return self._final() if self._lines.values and not self._is_over else []
+
+    def _frame_ended(self, end: FrameEnd) -> list[Any]:
+        lines = self._lines
+        lines.geometries[end.slice] = end.geometry
+        lines.ended.setdefault(end.slice, set()).add(end.frame)
+        n_ended = sum(len(frames) for frames in lines.ended.values())
+        if n_ended == self._plan.n_slices * self._plan.n_frames:
+            return [end, *self._final()]
+        return [end, *(self._update(end.frame, end.slice) if self._config.update == "frame" else [])]
+
+    def _update(self, frame: int, number: int) -> list[LabelMap]:
+        made = analyse_lines(self._model, np.stack(self._lines.places), np.stack(self._lines.values), self._plan)
+        return [self._map(made.labels[number, frame], frame, number, is_final=False)]
+
+    def _final(self) -> list[Any]:
+        self._is_over = True
+        lines, plan = self._lines, self._plan
+        made = analyse_lines(self._model, np.stack(lines.places), np.stack(lines.values), plan)
+        heart = Heart(plan, self._model.labels)
+        for number, geometry in lines.geometries.items():
+            heart.add(number, made.labels[number], geometry)
+        predicted = None
+        if made.phenotypes is not None:
+            predicted = {n: round(float(v), 2) for n, v in zip(PHENOTYPES, made.phenotypes, strict=True)}
+        chances = None if made.disease_logits is None else disease_probabilities(made.disease_logits)
+        told = findings(self._model, heart.phenotypes(), predicted, chances, lines.received_ns)
+        maps = [
+            self._map(made.labels[number, frame], frame, number, is_final=True)
+            for number in sorted(lines.geometries)
+            for frame in range(plan.n_frames)
+        ]
+        return [*with_findings(maps, told), told]
+
+    def _map(self, labels: NDArray[np.uint8], frame: int, number: int, is_final: bool) -> LabelMap:
+        lines = self._lines
+        provenance = {**self._model.provenance(), "lines": str(len(lines.values))}
+        return LabelMap(
+            labels[None], self._model.labels, frame, number, lines.received_ns, lines.geometries[number], provenance,
+            is_final,
+        )  # fmt: skip

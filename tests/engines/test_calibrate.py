@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kstream.engines import calibrate, load_engine, machine
+from kstream.errors import ModelError
+from kstream.models.bundle import Bundle
+from tests.engines.toys import toy
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "calibrations"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return toy(tmp_path / "toy")
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, fp32_s: float, bf16_s: float, has_bf16: bool = True) -> None:
+    monkeypatch.setattr(calibrate, "time_engines", lambda engines, patch: {"fp32": fp32_s, "bf16": bf16_s})
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device: has_bf16)
+
+
+@pytest.mark.parametrize(
+    ("fp32_s", "bf16_s", "has_bf16", "chosen"),
+    [(1.0, 0.5, True, "bf16"), (1.0, 0.9, True, "fp32"), (1.0, 1.5, True, "fp32"), (1.0, 0.1, False, "fp32")],
+)
+def test_bf16_is_chosen_where_it_is_clearly_faster(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, fp32_s: float, bf16_s: float, has_bf16: bool, chosen: str
+) -> None:
+    choose(monkeypatch, fp32_s, bf16_s, has_bf16)
+    assert load_engine(Bundle.load("breast-hybrid-small")).precision == chosen
+
+
+def test_bf16_is_not_chosen_where_it_fails_the_gate(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    choose(monkeypatch, 1.0, 0.1)
+    empty = toy(tmp_path / "empty", bias=1e3)  # without foreground, labels in low precision cannot be proved
+    assert load_engine(empty).precision == "fp32"
+    with pytest.raises(ModelError, match="no foreground"):
+        load_engine(empty, precision="bf16")
+
+
+def test_what_was_found_out_is_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    choose(monkeypatch, 1.0, 0.9)
+    first = load_engine(bundle)
+    (notes,) = cache.iterdir()
+    assert json.loads(notes.read_text())["fastest"] == first.precision == "fp32"
+    monkeypatch.setattr(calibrate, "time_engines", None)
+    monkeypatch.setattr(calibrate, "examine", None)
+    assert load_engine(bundle).precision == "fp32"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fastest": "int4"}', '{"gate fp32": {}}', "\x00\xff"])
+def test_notes_that_cannot_be_read_are_made_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle, text: str
+) -> None:
+    choose(monkeypatch, 1.0, 0.9)
+    load_engine(bundle)
+    (notes,) = cache.iterdir()
+    notes.write_text(text)
+    assert load_engine(bundle).precision == "fp32"
+    assert json.loads(notes.read_text())["gate fp32"]["findings"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "file"))
+    choose(monkeypatch, 1.0, 0.9)
+    assert load_engine(bundle).precision == "fp32"
+
+
+def test_another_example_or_machine_is_calibrated_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    choose(monkeypatch, 1.0, 0.9)
+    load_engine(bundle)
+    monkeypatch.setattr(machine, "capability", lambda device: "another CPU")
+    load_engine(bundle)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_this_machine_can_be_timed(bundle: Bundle) -> None:
+    engines = {name: calibrate.make_torch(bundle, "cpu", name) for name in ("fp32", "bf16")}
+    seconds = calibrate.time_engines(engines, np.zeros((1, 2, 4, 12, 10), np.float32))
+    assert set(seconds) == set(engines)
+    assert all(0 < s < 60 for s in seconds.values())
+
+
+def test_the_machine_says_its_instruction_sets() -> None:
+    said = machine.capability("cpu")
+    assert said == machine.capability("cpu")
+    assert len(said.split()) >= 2
+    assert machine.has_fast_bf16("cpu") == bool({"avx512_bf16", "amx_bf16", "bf16"} & set(said.split()))
+
+
+def test_networks_of_several_inputs_are_refused() -> None:
+    from kstream.models.registry import ARCHITECTURES
+
+    several = [name for name, entry in ARCHITECTURES.items() if len(entry.inputs) > 1]
+    if not several:
+        pytest.skip("no such network")
+    bundle = Bundle.load("breast-hybrid-small")
+    info = type(bundle.info)(**{**vars(bundle.info), "architecture": several[0]})
+    with pytest.raises(ModelError, match="networks of one input"):
+        calibrate.input_of(Bundle(bundle.folder, info))

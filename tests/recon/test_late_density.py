@@ -1,0 +1,101 @@
+"""What was weighted wrongly while it came is put right at the end, in the stream."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kstream.config import resolve
+from kstream.pipeline import build_pipeline
+from kstream.recon.density import AnglePlan
+from kstream.recon.late_density import CorrectDensity
+from kstream.stream.runners import run_inline
+from kstream.types import GOLDEN_ANGLE_RAD, Acquisition, Complex, EncodingLimit, Geometry, KSpace, Notice, Readout
+from tests import phantom
+from tests.scans import StackOfStars
+
+N, N_SPOKES, N_COILS = 49, 77, 4
+STARS = StackOfStars(nx=N, ny=N, nz=1, n_partitions=1, n_coils=N_COILS, spokes_per_frame=N_SPOKES, n_frames=3)
+GOLDEN = np.arange(3 * N_SPOKES) * GOLDEN_ANGLE_RAD
+RANDOM = np.tile(np.random.default_rng(0).uniform(0, np.pi, N_SPOKES), 3)
+WAYS = ("gridding.method=zero-wait", "gridding.method=coil-grids")
+
+
+def acquisitions(angles: np.ndarray) -> list[Acquisition]:
+    """Spokes of the phantom at these angles, through the frames."""
+    made = []
+    for number, k in enumerate(phantom.spokes(angles, (N, N))):
+        data = phantom.coil_kspace(k, (N, N), N_COILS)
+        made.append(STARS.acquisition(data, k[:, :2].copy(), number, 0))
+    return made
+
+
+def run(angles: np.ndarray, *settings: str, drop: tuple[int, ...] = (), kind: str = "radial") -> list[object]:
+    limits = {**STARS.scan().limits, "kspace_encode_step_2": EncodingLimit(0, 0, 0)}
+    scan = replace(STARS.scan(), limits=limits, trajectory=kind)
+    settings = ("coils.calibration_frame=0", "coils.map_size=64", "trajectory.delay=off", *settings)
+    pipeline = build_pipeline(scan, resolve("recon-radial", settings=settings).config).pipeline
+    return run_inline(pipeline, [a for i, a in enumerate(acquisitions(angles)) if i not in drop])
+
+
+def errors(items: list[object]) -> dict[int, float]:
+    """Of the magnitude of every frame inside the object."""
+    size = np.linalg.norm(phantom.coil_maps((N, N), N_COILS), axis=0)
+    exact = np.abs(phantom.truth((N, N))) * size
+    inside = exact > 0.1 * exact.max()
+    images = {int(item.header["repetition"]): item.data[0, 0] for item in items if hasattr(item, "header")}
+    left = {frame: (np.abs(image) - exact)[inside] for frame, image in images.items()}
+    return {frame: float(np.linalg.norm(part) / np.linalg.norm(exact[inside])) for frame, part in left.items()}
+
+
+def told(items: list[object]) -> list[str]:
+    return [item.text for item in items if isinstance(item, Notice) and "density put right" in item.text]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_spokes_that_never_came_leave_their_angle_to_their_neighbours(way: str) -> None:
+    lost = tuple(N_SPOKES + i for i in range(3, N_SPOKES, 6))
+    uneven = run(GOLDEN, way, "gridding.angles=mean", drop=lost, kind="goldenangle")
+    even = run(GOLDEN, way, drop=lost, kind="goldenangle")
+    assert errors(even)[1] < 0.5 * errors(uneven)[1]
+    assert len(told(even)) == 1
+    assert "frame 1 slice 0: the angles of its 64 spokes" in told(even)[0]
+    assert not told(uneven)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_arbitrary_angles_are_put_right_in_the_first_frame_and_known_from_the_second_on(way: str) -> None:
+    mean, found = errors(run(RANDOM, way, "gridding.angles=mean")), errors(run(RANDOM, way))
+    assert found[0] < 0.8 * mean[0]
+    assert found[1] == pytest.approx(found[2], rel=1e-3)
+    assert found[1] < 0.85 * found[0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sliding_window_has_the_density_of_all_its_spokes(way: str) -> None:
+    """Beside the frame of all its spokes, weighted with the gaps that they leave together."""
+    window = errors(run(GOLDEN, way, "frames.share=3", kind="goldenangle"))
+    whole = errors(run(GOLDEN, way, "frames.n_frames=1", kind="goldenangle"))
+    assert window[2] < 1.25 * whole[0]
+
+
+def test_frames_that_came_as_planned_are_left_alone_to_the_bit() -> None:
+    rng, plan = np.random.default_rng(1), AnglePlan(GOLDEN[:N_SPOKES], learns=True)
+    data = (rng.standard_normal((2, 5, 7)) + 1j * rng.standard_normal((2, 5, 7))).astype(np.complex64)
+    kspace = KSpace(data, 1, 0, 7, Geometry((7, 5, 2), (70.0, 50.0, 20.0)))
+    stage = CorrectDensity(plan)
+    assert stage.push(kspace) == [kspace]  # nothing is known of its spokes
+    samples: Complex = np.zeros((1, 2 * N), np.complex64)
+    for number, k in enumerate(phantom.spokes(GOLDEN[N_SPOKES : 2 * N_SPOKES], (N, N))):
+        plan.step_rad(Readout(samples, k, 1, 0, 0, (number, 0), 0), N_SPOKES)
+    (same,) = stage.push(kspace)
+    assert same is kspace
+
+
+def test_every_set_of_maps_is_put_right() -> None:
+    plan, sets = AnglePlan(learns=True), np.ones((2, 1, N, N), np.complex64)
+    for number, k in enumerate(phantom.spokes(RANDOM[:N_SPOKES], (N, N))):
+        plan.step_rad(Readout(np.zeros((1, 2 * N), np.complex64), k, 0, 0, 0, (number, 0), 0), N_SPOKES)
+    *_, right = CorrectDensity(plan).push(KSpace.of_sets(list(sets), 0, 0, 7, Geometry((N, N, 1), (1.0, 1.0, 1.0))))
+    np.testing.assert_array_equal(*right.sets)
+    assert np.ptp(right.data.real) > 0.5

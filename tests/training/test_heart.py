@@ -1,0 +1,200 @@
+"""The heart's task: what a batch holds, that it can be learnt, that stages follow each other and go on, and bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kstream.engines.array_engine import load_array_engine
+from kstream.errors import ConfigError, RecordingError
+from kstream.models.bundle import Bundle
+from kstream.recon.fourier import to_image
+from kstream.segment.cine import CineModel
+from kstream.training.fit import fit, fit_stages
+from kstream.training.heart.data import (
+    Subject,
+    load_subject,
+    moved,
+    recipe_of,
+    save_subject,
+    simulate_subject,
+    subject_path,
+)
+from kstream.training.heart.experiment import HeartExperiment, load_heart_experiment
+from kstream.training.heart.task import HeartRecipe, heart_stages
+from kstream.training.heart.tasks import FramesTask, ImageMaeTask, PointsTask, ResNetTask, SubjectTask
+from kstream.training.schedule import Schedule
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "training" / "experiments").glob("heart-*.toml"))
+
+DISK = {"width": 32, "n_latents": 8, "n_layers": 1, "compand": 0.33}
+KMTR = {"width": 33, "n_layers": 2, "n_heads": 3, "n_decoder_layers": 1, "segmentation_width": 8, "feature_size": 2,
+        "n_head_features": 8, "compand": 0.33}  # fmt: skip
+
+
+def experiment(method: str, **changes: object) -> HeartExperiment:
+    given: dict[str, object] = {
+        "task": "heart", "name": "tiny", "description": "a test", "seed": 3, "method": method,
+        "data": {
+            "protocol": {"matrix": 16, "n_frames": 5, "n_short_axis": 1, "n_long_axis": 1, "oversampling": 1,
+                         "through_samples": 1, "field_of_view_mm": 180.0},
+            "views": ["sax0"], "accelerations": [2.0], "queries": 300,
+        },
+        "cohorts": {"train": {"seeds": "1-3"}, "validation": {"seeds": "11-12"}, "test": {"seeds": "21"}},
+        "network": {"arguments": DISK if method == "disk" else KMTR},
+        "schedule": {"steps": 2, "batch": 2, "learning_rate": 1e-3, "validate_every": 2},
+    }  # fmt: skip
+    return HeartExperiment.model_validate({**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def subjects() -> list[Subject]:
+    return [simulate_subject(experiment("disk").protocol("train"), seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def short_axes(subjects: list[Subject]) -> list[Subject]:
+    return [subject.of_views((1,)) for subject in subjects]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_files_are_valid(path: Path) -> None:
+    assert load_heart_experiment(path).name == path.stem
+
+
+def test_points_of_a_batch_are_samples_of_kspace(short_axes: list[Subject]) -> None:
+    """Putting the tokens of a fully sampled batch back on the grid gives the images."""
+    full = experiment("disk", data={**experiment("disk").data.model_dump(), "accelerations": (1.0,)})
+    task = PointsTask(full, short_axes, short_axes)
+    task.network.eval()
+    batch = task.make_batch(short_axes[:1], 1.0, np.random.default_rng(0))
+    grid = np.zeros((5, 16, 16), np.complex64)
+    y, x, t = np.rint(batch["coordinates"][0].numpy() * (16, 16, 5)).astype(int).T
+    grid[t, y, x] = batch["values"][0].numpy() @ [1, 1j]
+    np.testing.assert_allclose(to_image(grid), short_axes[0].images[0], atol=1e-5)
+    labels = batch["labels"][0].reshape(5, 16, 16).numpy()
+    np.testing.assert_array_equal(labels, np.where(short_axes[0].labels[0] < 4, short_axes[0].labels[0], 0))
+
+
+def test_batches_depend_on_seed_and_number_alone(short_axes: list[Subject]) -> None:
+    first, second = (PointsTask(experiment("disk"), short_axes, short_axes) for _ in range(2))
+    for name, value in first.batch(7).items():
+        assert torch.equal(value, second.batch(7)[name])
+    assert not torch.equal(first.batch(7)["values"][:, :20], first.batch(8)["values"][:, :20])
+
+
+def test_images_and_labels_move_together(subjects: list[Subject]) -> None:
+    wide = simulate_subject(experiment("disk").protocol("train").__class__(
+        matrix=64, n_frames=1, n_short_axis=1, n_long_axis=0, field_of_view_mm=180.0), 4)  # fmt: skip
+    config = experiment("disk").data.model_copy(update={"shift_voxels": 6, "rotate_deg": 30.0})
+    turned = moved(wide, config, np.random.default_rng(5))
+    assert (turned.labels != wide.labels).any()
+    for subject in (wide, turned):
+        image, labels = np.abs(subject.images[0, 0]), subject.labels[0, 0]
+        assert np.median(image[labels == 1]) > 2 * np.median(image[labels == 2])
+    assert moved(subjects[0], experiment("disk").data, np.random.default_rng(0)) is subjects[0]
+
+
+def test_disk_learns_one_slice(short_axes: list[Subject], tmp_path: Path) -> None:
+    one = short_axes[:1]
+    schedule = {"steps": 100, "batch": 1, "learning_rate": 5e-3, "validate_every": 100, "weight_decay": 0.0}
+    task = PointsTask(experiment("disk", schedule=schedule), one, one)
+    task.network.eval()
+    before = task.validate(task.network).score
+    result = fit(task, task.experiment.schedule, tmp_path)
+    assert before < 0.4
+    assert result.best_score > 0.55
+
+
+def test_kmtr_runs_through_its_stages_and_goes_on(subjects: list[Subject], tmp_path: Path) -> None:
+    short = Schedule(steps=1, validate_every=1)
+    stages = {"image": short, "lines": short, "alignment": short}
+    heads = ("segmentation", "regression", "classification", "reconstruction")
+    network = {"arguments": KMTR, "heads": heads}
+    config = experiment(
+        "kmtr", stages=stages, network=network,
+        data={**experiment("disk").data.model_dump(), "protocol": {
+            **experiment("disk").data.protocol, "n_frames": 5, "matrix": 16}},
+    )  # fmt: skip
+    made = heart_stages(config, subjects, subjects[:2])
+    assert [stage.name for stage in made] == ["image", "lines", "alignment", "analysis"]
+    first = fit_stages(made[:3], tmp_path)
+    aligned = load_file(first.weights)
+    result = fit_stages(heart_stages(config, subjects, subjects[:2]), tmp_path)  # stages that are done are passed over
+    assert result.weights.parent.name == "analysis"
+    key = "lines.tokenize.weight"
+    change = (load_file(result.weights)[key] - aligned[key]).abs().max()
+    assert 0 < float(change) < 0.01  # it began where the alignment ended
+    metrics = (tmp_path / "analysis" / "metrics.jsonl").read_text()
+    assert all(name in metrics for name in ("dice", "phenotype_error_over_mean_guess", "auc", "psnr_db"))
+
+
+def test_mae_baseline_leaves_the_alignment_out(subjects: list[Subject]) -> None:
+    config = experiment("mae", stages={"lines": Schedule(steps=1)})
+    assert [stage.name for stage in heart_stages(config, subjects, subjects)] == ["lines", "analysis"]
+    with pytest.raises(ConfigError, match="schedules of its stages"):
+        heart_stages(experiment("kmtr"), subjects, subjects)
+
+
+@pytest.mark.parametrize("method", ["resnet50", "resnet50u", "resnet50k"])
+def test_resnet_sees_what_its_name_says(method: str, subjects: list[Subject]) -> None:
+    network = {"arguments": {"width": 2}, "heads": ("regression",)}
+    task = ResNetTask(experiment(method, network=network), subjects, subjects)
+    batch = task.make_batch(subjects[:2], 4.0, np.random.default_rng(0))
+    seen = task._seen(batch)
+    assert seen.shape == (2, 2, 10, 16, 16)
+    share = float((seen.abs().sum(dim=(1, 4)) > 0).float().mean())
+    assert share == 1.0 if method == "resnet50" else share == pytest.approx(0.25, abs=0.02)
+    assert torch.isfinite(task.loss(task.network, batch))
+
+
+def test_baseline_on_frames_scores_and_learns(short_axes: list[Subject]) -> None:
+    network = {"arguments": {"channels": (4, 8)}}
+    task = FramesTask(experiment("syn-net", network=network), short_axes, short_axes[:1])
+    parts = task.loss(task.network, task.batch(0))
+    sum(parts.values()).backward()  # type: ignore[union-attr]
+    task.network.eval()
+    assert 0 <= task.validate(task.network).score <= 1
+
+
+def test_hidden_patches_are_a_share_of_all(subjects: list[Subject]) -> None:
+    task = ImageMaeTask(experiment("kmtr"), subjects, subjects)
+    assert isinstance(task, SubjectTask)
+    assert float(task.loss(task.network, task.batch(0)).detach()) > 0
+
+
+def test_cache_files_come_back_and_foreign_ones_are_refused(subjects: list[Subject], tmp_path: Path) -> None:
+    save_subject(subjects[0], tmp_path / "heart-1.h5", "recipe")
+    back = load_subject(tmp_path / "heart-1.h5", "recipe")
+    np.testing.assert_array_equal(back.images, subjects[0].images)
+    np.testing.assert_array_equal(back.diseases, subjects[0].diseases)
+    with pytest.raises(RecordingError, match="another protocol"):
+        load_subject(tmp_path / "heart-1.h5", "other")
+
+
+def test_a_recipe_trains_evaluates_and_exports_a_bundle_that_streams(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        'task = "heart"\nname = "tiny"\ndescription = "a test"\nmethod = "disk"\n'
+        '[data]\nviews = ["sax0"]\naccelerations = [2.0]\nqueries = 64\n'
+        "[data.protocol]\nmatrix = 12\nn_frames = 3\nn_short_axis = 1\nn_long_axis = 0\noversampling = 1\n"
+        '[cohorts.train]\nseeds = "1-2"\n[cohorts.validation]\nseeds = "3"\n[cohorts.test]\nseeds = "4"\n'
+        "[network.arguments]\nwidth = 32\nn_latents = 4\nn_layers = 1\n"
+        "[schedule]\nsteps = 2\nvalidate_every = 1\nlearning_rate = 1e-3\n"
+    )
+    recipe = HeartRecipe(path)
+    for cohort, settings in recipe.experiment.cohorts.items():
+        for seed in settings.seeds:
+            made = simulate_subject(recipe.experiment.protocol(cohort), seed)
+            known = recipe_of(recipe.experiment, cohort)
+            save_subject(made, subject_path(tmp_path / "cache", cohort, seed), known)
+    assert list(recipe.prepare(tmp_path / "cache", 1)) == []  # nothing is missing
+    fit_stages(recipe.stages(tmp_path / "cache"), tmp_path / "run")
+    assert "dice_2x" in recipe.evaluate(tmp_path / "cache", tmp_path / "run", ())
+    recipe.export(tmp_path / "cache", tmp_path / "run", tmp_path / "bundle")
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert CineModel.of(bundle.info, load_array_engine(bundle)).labels.names[3] == "RV cavity"

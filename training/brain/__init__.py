@@ -1,0 +1,1 @@
+"""Brain tissues: ``task`` (for the loop), ``experiment``, ``heads`` (data), ``losses``, ``export``."""

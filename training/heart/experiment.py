@@ -1,0 +1,116 @@
+"""What an experiment file of the heart's task says (``task = "heart"``), frozen and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...errors import ConfigError
+from ...simulate.heart.protocol import CineProtocol
+from ..experiment import CohortConfig, LabelConfig, Section, read_experiment, validated
+from ..schedule import Schedule
+
+Method = Literal["disk", "syn-net", "resnet50", "resnet50u", "resnet50k", "kmtr", "mae"]
+Head = Literal["segmentation", "regression", "classification", "reconstruction"]
+
+
+class HeartData(Section):
+    """Simulated subjects, and how their k-space is sampled."""
+
+    protocol: dict[str, Any] = Field(default_factory=dict, description="fields of the simulator's CineProtocol")
+    views: tuple[str, ...] = Field(("sax2",), description="views that are used; k-MTR and ResNet: all of the protocol")
+    accelerations: tuple[float, ...] = Field((4.0,), min_length=1, description="one is drawn for each training batch")
+    density: Literal["disk", "normal", "vista", "uniform"] = Field("disk", description="how lines are drawn")
+    shift_voxels: int = Field(0, ge=0, description="largest random shift of heart and labels together, along y and x")
+    rotate_deg: float = Field(0.0, ge=0, le=180, description="largest random rotation")
+    noise: float = Field(0.0, ge=0, description="complex noise over the rms of k-space, largest of a random level")
+    queries: int = Field(8192, ge=1, description="DiSK: pixels of image and time that a training batch asks for")
+
+
+class HeartNetwork(Section):
+    """Arguments of the method's network; sizes of the scan are filled in."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    heads: tuple[Head, ...] = Field(
+        ("segmentation",), description="k-MTR, stage III: tasks of the last stage, in order"
+    )
+
+
+class HeartStages(Section):
+    """k-MTR's stages I and II."""
+
+    image: Schedule | None = Field(None, description="stage I, images; the learning rate of the paper is 3e-4")
+    lines: Schedule | None = Field(None, description="stage I, k-space; 1e-5 in the paper")
+    alignment: Schedule | None = Field(None, description="stage II; left out for the baseline MAE")
+    masking_ratio: float = Field(0.7, gt=0, lt=1, description="part of the image patches that stage I hides")
+    temperature: float = Field(0.1, gt=0)
+    form: Literal["standard", "decoupled"] = "standard"
+
+
+class HeartSchedule(Schedule):
+    """Optimisation (see `schedule.Schedule`), and the subjects of a batch."""
+
+    batch: int = Field(default=1, ge=1, description="subjects in a batch")
+
+
+class HeartExperiment(Section):
+    """One training run; `cohorts` must hold ``train`` and ``validation``, any other is a test cohort."""
+
+    task: Literal["heart"]
+    name: str
+    description: str
+    seed: int = 0
+    method: Method
+    data: HeartData = HeartData()  # type: ignore[call-arg]
+    cohorts: dict[str, CohortConfig]
+    network: HeartNetwork = HeartNetwork()  # type: ignore[call-arg]
+    stages: HeartStages = HeartStages()  # type: ignore[call-arg]
+    labels: LabelConfig = LabelConfig(
+        names=("background", "LV cavity", "LV myocardium", "RV cavity"),
+        colours=((0, 0, 0), (220, 50, 50), (60, 180, 75), (60, 110, 230)),
+    )
+    schedule: HeartSchedule
+
+    @property
+    def test_cohorts(self) -> tuple[str, ...]:
+        return tuple(name for name in self.cohorts if name not in ("train", "validation"))
+
+    def protocol(self, cohort: str) -> CineProtocol:
+        """The simulator's settings for a cohort: one coil, no noise, no breathing; lines are drawn later.
+
+        Raises
+        ------
+        ConfigError : a setting that does not exist or cannot be.
+        """
+        fixed = {"n_coils": 1, "snr": 0.0, "breath_mm": 0.0}
+        try:
+            return CineProtocol(**{**self.data.protocol, **self.cohorts[cohort].protocol, **fixed})
+        except TypeError as error:
+            raise ConfigError(f"the simulator refuses the protocol: {error}", where="data.protocol") from error
+
+
+def load_heart_experiment(path: Path) -> HeartExperiment:
+    """Read an experiment file of the heart's task.
+
+    Raises
+    ------
+    ConfigError : if it cannot be read, holds unknown or impossible values, lacks a cohort, or lets a subject be in two.
+    """
+    experiment = validated(HeartExperiment, read_experiment(path), path)
+    owner: dict[int, str] = {}
+    for needed in ("train", "validation"):
+        if needed not in experiment.cohorts:
+            raise ConfigError(f"cohorts.{needed} is missing", where=str(path))
+    for name, cohort in experiment.cohorts.items():
+        if unknown := set(experiment.data.views) - set(experiment.protocol(name).views):
+            raise ConfigError(f"the protocol has no view {', '.join(sorted(unknown))}", where=str(path))
+        for seed in cohort.seeds:
+            if owner.setdefault(seed, name) != name:
+                raise ConfigError(
+                    f"seed {seed} is in cohorts {owner[seed]} and {name}",
+                    where=str(path),
+                    likely="test subjects would have been seen in training or selection",
+                )
+    return experiment
