@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,11 +83,13 @@ class LocalSegmenter:
 
     Parameters
     ----------
-    crew : cuts patches and counts votes while the engine runs.
+    hire : gives a crew for one volume, which cuts patches and counts votes while the engine runs.
     """
 
-    def __init__(self, engine: Engine, info: BundleInfo, crew: Crew | None = None) -> None:
-        self._engine, self._info, self._crew = engine, ModelInfo.of(info), crew
+    def __init__(
+        self, engine: Engine, info: BundleInfo, hire: Callable[[], AbstractContextManager[Crew | None]] = nullcontext
+    ) -> None:
+        self._engine, self._info, self._hire = engine, ModelInfo.of(info), hire
         self._batching = Batching(engine)
 
     @property
@@ -95,7 +98,8 @@ class LocalSegmenter:
 
     def segment(self, difference: Complex) -> Segmentation:
         depth, stride, spent = self._info.patch_depth, self._info.patch_stride, Spent()
-        labels = segment_volume(difference, self._engine, depth, stride, self._crew, self._batching, spent)
+        with self._hire() as crew:
+            labels = segment_volume(difference, self._engine, depth, stride, crew, self._batching, spent)
         provenance = self._engine.describe()
         fallback = provenance.get("fallback")
         warnings = (f"segmented on {provenance.get('engine')}, because {fallback}",) if fallback else ()

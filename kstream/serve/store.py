@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import CineConfig, SegmentConfig
 from ..errors import ModelError
 from ..segment import LocalSegmenter, MissingModel, Segment, Segmenter
 from ..segment.cine import CineModel
+from ..stream.crew import Crew
 from ..stream.runners import ThreadCrew
 
 if TYPE_CHECKING:
     from ..engines.array_engine import ArrayEngine
     from ..engines.engine import ServedEngine
-
-
-TOLERANCE = 1e-3
-"""Relative rms by which an engine in single precision may differ from the example of its bundle."""
 
 
 class SegmentSource(Protocol):
@@ -75,7 +73,6 @@ class ModelStore:
     def __init__(self, device: str = "cpu", engine: str = "auto", precision: str = "auto") -> None:
         self._device, self._engine, self._precision = device, engine, precision
         self._lock = threading.Lock()
-        self._crew = ThreadCrew(1)  # cuts patches and counts votes beside the network
         self._loaded: dict[str, tuple[LocalSegmenter, ServedEngine]] = {}
         self._arrays: dict[str, ArrayEngine] = {}
 
@@ -97,7 +94,7 @@ class ModelStore:
             if model not in self._loaded:
                 bundle = Bundle.load(model)
                 engine = load_engine(bundle, self._device, self._precision, self._engine)
-                self._loaded[model] = (LocalSegmenter(engine, bundle.info, self._crew), engine)
+                self._loaded[model] = (LocalSegmenter(engine, bundle.info, _hire), engine)
             return self._loaded[model][0]
 
     def cine_model(self, config: CineConfig) -> CineModel:
@@ -129,3 +126,10 @@ class ModelStore:
         ModelError : it no longer gives what it once gave.
         """
         self._loaded[model][1].prove()
+
+
+@contextlib.contextmanager
+def _hire() -> Iterator[Crew]:
+    """One thread beside the network, for one volume: a store has no end at which it could be let go."""
+    with contextlib.closing(ThreadCrew(1)) as crew:
+        yield crew

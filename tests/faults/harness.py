@@ -343,7 +343,8 @@ class Oracle:
 
     def begin(self) -> None:
         self._reference = reference(self.server)
-        wait_until(lambda: self.server.metric("kstream_open_sessions") == 0)  # all of before is counted
+        wait_until(lambda: self.server.metric("kstream_open_sessions") == 0)
+        wait_until(lambda: self.server.metric("kstream_connections_total") == sum(self.server.outcomes().values()))
         self.before = self.server.outcomes()
         self._beside = Client(self.server.port).send(*scan_messages()[: 2 + PER_FRAME + 3])
 
