@@ -34,7 +34,11 @@ XML = build_header(Scan((640, 640, 1), (320, 320, 1), (400.0, 400.0, 5.0), (200.
 
 @pytest.mark.parametrize("kib", [64, 1024])
 def test_journal(turns: Turns, tmp_path: Path, kib: int) -> None:
-    """What a session receives, as it arrives: at least half of a loop of os.write."""
+    """What a session receives, as it arrives, beside a loop of os.write.
+
+    Each piece is handed to a thread that a blocked disk may hold, and its checksum is taken: some 60 us a piece. A fast
+    sender fills pieces of a megabyte.
+    """
     n = turns.pick(2304, 24)
     stream = memoryview(encode(random_acquisition()) * n)
     starts = range(0, len(stream), kib << 10)
@@ -60,7 +64,7 @@ def test_journal(turns: Turns, tmp_path: Path, kib: int) -> None:
         return _cleared(tmp_path, seconds)
 
     what = f"record acquisitions of {SIZE}, journal in pieces of {kib} KiB"
-    turns(what, ours, {"os.write": plain}, n_items=n, budgets={"os.write": 0.2})
+    turns(what, ours, {"os.write": plain}, n_items=n, budgets={"os.write": 0.1 if kib < 1024 else 0.25})
 
 
 def test_hdf5(turns: Turns, tmp_path: Path) -> None:
