@@ -33,6 +33,9 @@ class Source:
     def array_engine(self, model: str) -> ArrayEngine:
         raise ModelError(f"the idle worker has no {model}")
 
+    def takes_arrays(self, model: str) -> bool:
+        return False
+
     def prove(self, model: str) -> None:
         return None
 

@@ -99,7 +99,7 @@ def test_last_readout_to_combined_kspace(turns: Turns) -> None:
         ways,
         rounds=1,
         warm=False,
-        budgets={"finufft 1e-3": 10, "sigpy": 50},
+        budgets={"finufft 1e-3": 30, "sigpy": 100},
         found=found,
         readme=True,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .config import Config, ImagesConfig
+from .config import Config
 from .errors import ScanError
 from .mrd.stages import MakeImages, Overlay
 from .readouts.delays import CorrectDelays
@@ -107,7 +107,7 @@ def build_pipeline(
         scan = replace(scan, n_coils=min(scan.n_coils, config.coils.compress))
     if cine is not None:
         stages.append(cine_stage(cine, CinePlan.of(scan, config.cine, plan.n_frames), config.cine))
-        stages.append(make_images(scan, config.images, plan.by))
+        stages.append(make_images(scan, config, plan.by))
         return Measurement(Pipeline(*stages, source=[Acquisition, Wake]), counters, plan)
     stages += _combining(scan, config, plan, crew)
     if config.partial_fourier.method != "zero":
@@ -122,13 +122,14 @@ def build_pipeline(
         stages.append(ScaleKSpace())
     if segment is not None:
         stages.append(segment)
-    stages += [ToImageSpace(crew), make_images(scan, config.images, plan.by)]
+    stages += [ToImageSpace(crew), make_images(scan, config, plan.by)]
     return Measurement(Pipeline(*stages, source=[Acquisition, Wake]), counters, plan)
 
 
-def make_images(scan: Scan, images: ImagesConfig, frames_by: str) -> MakeImages:
+def make_images(scan: Scan, config: Config, frames_by: str) -> MakeImages:
     """The last step, for frames that are numbered by `frames_by`."""
-    overlay = None
+    images, overlay = config.images, None
+    is_updated = bool(config.frames.early) or (bool(config.cine.model) and config.cine.update != "slice")
     if images.overlay != "off":
         overlay = Overlay(images.overlay_series, images.overlay, images.contour_axes)
     return MakeImages(
@@ -139,7 +140,7 @@ def make_images(scan: Scan, images: ImagesConfig, frames_by: str) -> MakeImages:
         frames_by,
         label_lut=images.label_lut,
         overlay=overlay,
-        provisional_series=images.provisional_series,
+        provisional_series=images.provisional_series if is_updated else None,
     )
 
 
@@ -149,18 +150,22 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
     planned = planned_angles_rad(scan, config.trajectory.source, plan.n_spokes, _spoke_order(config))
     aspect = scan.recon_fov_mm[1] / scan.recon_fov_mm[0]
     has_gaps, share = gridding.angles == "gaps" and gridding.density == "polar", config.frames.share
+    is_corrected = has_gaps and _can_correct_density(scan, config)
     angle_plan = AnglePlan(
-        planned if has_gaps else None, plan.n_averages, aspect, learns=has_gaps, n_frames=OPEN_FRAMES + 2 * share
+        planned if has_gaps else None,
+        plan.n_averages,
+        aspect,
+        learns=has_gaps,
+        n_frames=0 if is_corrected else OPEN_FRAMES,
     )
-    afterwards: list[Stage] = [ShareFrames(share)] if share > 1 else []
-    if has_gaps and scan.trajectory in ("radial", "goldenangle"):
-        afterwards.append(CorrectDensity(angle_plan, share, aspect))
+    shared: list[Stage] = [ShareFrames(share)] if share > 1 else []
+    afterwards = [*shared, CorrectDensity(angle_plan, share, aspect)] if is_corrected else shared
     sampling = Sampling(scan, plan.readouts_per_plane, plan.n_partitions, plan.n_averages, gridding.density, angle_plan)
     _check_combination(scan, config)
     if config.iterative.method != "off":
-        return [_iterating(config, config.iterative.method, sampling), *afterwards[: share > 1]]
+        return [_iterating(config, config.iterative.method, sampling), *shared]
     if gridding.method == "lines":
-        return [_placing(scan, config), *afterwards[: share > 1]]
+        return [_placing(scan, config), *shared]
     if not _is_zero_wait(scan, config):
         return [
             GridReadouts(sampling, gridding.oversampling, gridding.width, gridding.memory_gib, coils.sets),
@@ -181,6 +186,12 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
         ),
         *afterwards,
     ]
+
+
+def _can_correct_density(scan: Scan, config: Config) -> bool:
+    """True if combined k-space is the weighted sum over spokes, which that of a root sum of squares is not."""
+    is_sum = config.iterative.method == "off" and (config.coils.method != "rss" or scan.n_coils == 1)
+    return is_sum and scan.trajectory in ("radial", "goldenangle")
 
 
 def _placing(scan: Scan, config: Config) -> Stage:

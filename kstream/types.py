@@ -266,6 +266,15 @@ class Readout:
 
 
 @dataclass(slots=True)
+class MissingReadout:
+    """A readout of this place came and cannot be used: nobody should wait for it."""
+
+    frame: int
+    slice: int
+    key: tuple[int, int]
+
+
+@dataclass(slots=True)
 class FrameEnd:
     """The last readout of a frame has passed (or the scan ended before it came)."""
 
@@ -433,7 +442,7 @@ class Findings:
 class Delivered:
     """All images of one frame and kind have been handed over; closes the latency that `received_ns` began."""
 
-    kind: Literal["magnitude", "labels"]
+    kind: Literal["magnitude", "labels", "overlay"]
     frame: int
     slice: int
     received_ns: int

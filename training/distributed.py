@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 
 Value = TypeVar("Value")
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one, which prepares data and validates alone; torch's 10 to 30 minutes end
+such runs. A process that dies ends them all at once anyway: torchrun sees to that."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def joined(device: str) -> Iterator[World]:
     uses_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if uses_gpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if uses_gpu else "gloo")
+    dist.init_process_group("nccl" if uses_gpu else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), size, local_rank)
     finally:

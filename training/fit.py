@@ -13,6 +13,7 @@ Why not a framework: see docs/decisions/0009-training-loop.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -109,6 +110,7 @@ def fit(
     report: Report = lambda record: None,
     device: str = "cpu",
     world: World | None = None,
+    origin: str = "",
 ) -> Result:
     """Train a task; go on where a killed run stopped.
 
@@ -118,7 +120,8 @@ def fit(
        equals), save the run; stop early after `patience` validations without a better one.
 
     Leaves in `folder`: ``best.safetensors``, ``last.pt`` (for going on), ``metrics.jsonl`` (one record for each logged
-    step and each validation; `report` sees them too) and ``pictures/``.
+    step and each validation; `report` sees them too) and ``pictures/``. `origin` names the weights that the task began
+    with, such as their hash: a run that began with others is not gone on with.
 
     Raises
     ------
@@ -126,7 +129,7 @@ def fit(
     ModelError : a ``last.pt`` of another task or schedule, or a loss that is not finite.
     """
     world = world or World()
-    run = _Run(task, schedule, folder, device, world)
+    run = _Run(task, schedule, folder, device, world, origin)
     log = _Log(folder / METRICS, run.step, report if world.is_first else lambda record: None, world.is_first)
     losses: list[dict[str, float]] = []
     begin = time.perf_counter()
@@ -169,15 +172,23 @@ def fit_stages(
     """
     if not stages:
         raise ConfigError("a recipe needs at least one stage")
+    world = world or World()
     weights: Path | None = None
     for stage in stages:
+        world.wait()  # until the first process has written the weights of the stage before
 
         def named(record: Record, name: str = stage.name) -> None:
             report({"stage": name, **record})
 
-        result = fit(stage.make(weights), stage.schedule, folder / stage.name, named, device, world)
+        task = stage.make(weights)
+        result = fit(task, stage.schedule, folder / stage.name, named, device, world, _hash(weights))
         weights = result.weights
     return result
+
+
+def _hash(weights: Path | None) -> str:
+    """What a stage began from, as part of its identity; empty for the first."""
+    return "" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
@@ -211,7 +222,10 @@ def store_channels_last(network: nn.Module) -> None:
 class _Run:
     """Network, optimiser and counters of one run: all that ``last.pt`` holds."""
 
-    def __init__(self, task: Task[Any], schedule: Schedule, folder: Path, device: str, world: World) -> None:
+    def __init__(
+        self, task: Task[Any], schedule: Schedule, folder: Path, device: str, world: World, origin: str
+    ) -> None:
+        self._origin = origin
         self._task, self._schedule, self._folder, self._world = task, schedule, folder, world
         self._device = _device(device, world)
         self._autocast = _autocast(schedule.precision, self._device)
@@ -315,7 +329,8 @@ class _Run:
 
     @property
     def _identity(self) -> str:
-        return f"{self._task.identity()}\n{self._schedule.model_dump_json(exclude={'log_every', 'save_every'})}"
+        settings = self._schedule.model_dump_json(exclude={"log_every", "save_every"})
+        return "\n".join([self._task.identity(), settings, *([self._origin] if self._origin else [])])
 
     def _restore(self) -> None:
         saved = torch.load(self._folder / LAST, weights_only=True, map_location=self._device)
@@ -323,7 +338,7 @@ class _Run:
             raise ModelError(
                 "this folder holds a run of another experiment",
                 where=str(self._folder / LAST),
-                likely="the experiment file changed since the run began",
+                likely="the experiment file, or the stage before, changed since the run began",
                 hint="choose another folder, or delete this one to begin again",
             )
         self._network.load_state_dict(saved["network"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RECIPES = {
     "breast": "kstream.training.breast.task:BreastRecipe",
     "brain": "kstream.training.brain.task:BrainRecipe",
-    "heart": "kstream.training.heart.task:HeartRecipe",
+    "heart": "kstream.training.heart.recipe:HeartRecipe",
 }
 """Task of an experiment file (its key ``task``, ``breast`` if it has none) and the class that knows how it is done."""
 

@@ -26,7 +26,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its bootstrap interval."""
+    """A mean, or what else its maker says, and its bootstrap interval."""
 
     mean: float
     low: float
@@ -41,6 +41,7 @@ class Comparison:
     ----------
     n : exams that count.
     difference : mean of a minus b, with its interval.
+    median_difference : median of a minus b, with its interval: an effect size that few exams cannot carry.
     p : two-sided Wilcoxon signed-rank test, differences of zero dropped (``wilcox``).
     p_pratt : the same, zeros ranked and then dropped.
     p_holm : `p` corrected within its family; NaN until `holm_family` fills it in.
@@ -50,6 +51,7 @@ class Comparison:
 
     n: int
     difference: Interval
+    median_difference: Interval
     p: float
     p_pratt: float
     effect: float
@@ -69,8 +71,15 @@ class FailureComparison:
     p_holm: float = math.nan
 
 
-def bootstrap(values: Sequence[float] | Values, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Interval:
-    """Mean over exams and its 95 % percentile interval; exams are resampled (PCG64, the same draws for equal seeds).
+def bootstrap(
+    values: Sequence[float] | Values,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    of: Literal["mean", "median"] = "mean",
+) -> Interval:
+    """Mean (or median) over exams and its 95 % percentile interval.
+
+    Exams are resampled (PCG64, the same draws for equal seeds).
 
     NaN (neither truth nor prediction holds a lesion) does not count; all three numbers are NaN if nothing is left.
     """
@@ -78,10 +87,11 @@ def bootstrap(values: Sequence[float] | Values, n_resamples: int = N_RESAMPLES, 
     if not len(finite):
         return Interval(math.nan, math.nan, math.nan)
     rng = np.random.Generator(np.random.PCG64(seed))
-    means = finite[rng.integers(0, len(finite), (n_resamples, len(finite)))].mean(axis=1)
+    statistic = np.mean if of == "mean" else np.median
+    drawn = statistic(finite[rng.integers(0, len(finite), (n_resamples, len(finite)))], axis=1)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(finite.mean()), float(low), float(high))
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return Interval(float(statistic(finite)), float(low), float(high))
 
 
 def compare(a: Sequence[float] | Values, b: Sequence[float] | Values) -> Comparison:
@@ -96,6 +106,7 @@ def compare(a: Sequence[float] | Values, b: Sequence[float] | Values) -> Compari
     return Comparison(
         n=len(difference),
         difference=bootstrap(difference),
+        median_difference=bootstrap(difference, of="median"),
         p=wilcoxon(difference, "wilcox"),
         p_pratt=wilcoxon(difference, "pratt"),
         effect=rank_biserial(difference),

@@ -77,22 +77,46 @@ def watched(host: str, port: int, tls: ssl.SSLContext | None, log: Path) -> Iter
     ------
     PeerError : the server there has no page, or no server listens on another machine.
     """
-    from ..errors import PeerError
-    from ..serve.probe import page_of
-
-    try:
-        show(page_of(host, port, tls))
+    if _show_page_of(host, port, tls):
         yield port
         return
-    except PeerError as error:
-        if error.code != "no_connection" or host not in LOCAL or tls is not None:
-            raise
     with own_server(log, "--watch", "--watch-port", "0") as (own_port, page):
         show(page)
         yield own_port
         if sys.stdin.isatty() and sys.stderr.isatty():
             with contextlib.suppress(KeyboardInterrupt, EOFError):
                 input("the page stays until you press Enter ")
+
+
+def _show_page_of(host: str, port: int, tls: ssl.SSLContext | None) -> bool:
+    """Show the page of the server there; False if none listens on this machine, where one can be started."""
+    from ..errors import PeerError
+    from ..serve.probe import page_of
+
+    try:
+        url = page_of(host, port, tls)
+    except PeerError as error:
+        if error.code != "no_connection" or host not in LOCAL or tls is not None:
+            raise
+        return False
+    hint = tunnel_hint(host, url)
+    if hint:
+        print(hint, file=sys.stderr, flush=True)
+    else:
+        show(url)
+    return True
+
+
+def tunnel_hint(host: str, url: str) -> str:
+    """What to type to see a page that only the other machine reaches; empty if this machine reaches it."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if host in LOCAL or parts.hostname not in LOCAL:
+        return ""
+    port = parts.port or 80
+    bracketed = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"the live page is on {host} itself: ssh -L {port}:{bracketed}:{port} {host}, then open http://127.0.0.1:{port}/"
 
 
 def show(url: str) -> None:

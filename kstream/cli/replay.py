@@ -80,14 +80,14 @@ def command(
                 progress=bar.sent,
                 on_text=bar.text,
             )
-    if results is not None:
-        from .results import write_results
+        if results is not None:
+            from .results import write_results
 
-        write_results(results, recording, result, title=recording.name, images=images)
-    if quiet:  # without the bar, nobody has shown them yet
-        for error in result.errors:
-            print(error, file=sys.stderr)
-    _tell(result, images, json)
+            write_results(results, recording, result, title=recording.name, images=images)
+        if quiet:  # without the bar, nobody has shown them yet
+            for error in result.errors:
+                print(error, file=sys.stderr)
+        _tell(result, images, json)  # before somebody is asked to press Enter
     raise typer.Exit(_exit_code(result))
 
 

@@ -258,7 +258,8 @@ def _run(
         )
         page.start()
         print(f"live page on {page.url}", flush=True)
-        open_page(page.url)
+        if not page.token:  # other users can read a browser's command line
+            open_page(page.url)
     if metrics_port is not None:
         shown, stop_metrics = server.metrics.serve(LOOPBACK[0], metrics_port)
         print(f"metrics on http://{LOOPBACK[0]}:{shown}/metrics", flush=True)

@@ -161,7 +161,7 @@ def command(
     ] = None,
     order: Annotated[
         CineOrder | None,
-        typer.Option(help="segmented over heartbeats, or real time [segmented]", rich_help_panel=HEART),
+        typer.Option(help="segmented over heartbeats, or a frame in each [segmented]", rich_help_panel=HEART),
     ] = None,
     breath_mm: Annotated[
         float | None, typer.Option(min=0, max=60, help="travel of the diaphragm [0]", rich_help_panel=HEART)

@@ -31,12 +31,14 @@ def command(
     import sys
 
     from ..config import resolve
+    from ..engines.memory import keep_large_blocks
     from ..serve import logs
     from ..serve.pipe import refuse_terminal, stream
     from ..serve.store import ModelStore
 
     logs.set_up(log_format, logging.DEBUG if verbose else logging.INFO)
     settings = tuple(setting or ())
+    keep_large_blocks()  # networks run in this process
     if preset:
         resolve(preset, file=config, settings=settings)  # what is wrong with it is told before anything is read
     source, target = sys.stdin.fileno(), sys.stdout.fileno()

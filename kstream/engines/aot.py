@@ -26,6 +26,9 @@ from .torch_engine import find_device
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("cpu", "cuda")
+TRANSFORMS = ("fft",)
+FREEZING = (True, False)
+COMPILES_AT_LOAD = False
 
 
 def versions() -> dict[str, str]:

@@ -52,6 +52,8 @@ class TorchArrayEngine:
         self._network = bundle.build()
         self._told = TorchEngine(self._network, provenance, device).describe()
         self._device = device
+        self._inputs, self._outputs = bundle.tensors()
+        self._where = str(bundle.folder)
         self._lock = threading.Lock()
 
     def run_arrays(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -80,11 +82,29 @@ class TorchArrayEngine:
             )
         return outputs
 
+    def prove(self) -> None:
+        """Run the example of the bundle: at the start, and after a failure that may have spoilt a device.
+
+        Raises
+        ------
+        ModelError : the example fails, or comes out differently.
+        """
+        name = self._told.get("model", "the model")
+        for made, expected in zip(self.run_arrays(self._inputs), self._outputs, strict=True):
+            error = _relative_error(made, expected)
+            if not error < TOLERANCE:
+                raise ModelError(
+                    f"{name} does not reproduce its example: relative error {error:.2g}, allowed {TOLERANCE:g}",
+                    where=self._where,
+                    likely="weights or engine of another model, or a defect of this machine's libraries",
+                    hint="kstream doctor",
+                )
+
     def describe(self) -> dict[str, str]:
         return dict(self._told)
 
 
-def load_array_engine(bundle: Bundle, device: str = "cpu") -> ArrayEngine:
+def load_array_engine(bundle: Bundle, device: str = "cpu") -> TorchArrayEngine:
     """An engine with the bundle's weights on a device (the first of several separated by commas) that has given its
     example once.
 
@@ -93,16 +113,7 @@ def load_array_engine(bundle: Bundle, device: str = "cpu") -> ArrayEngine:
     ModelError : the device cannot be had, the weights do not fit, or the example comes out differently.
     """
     engine = TorchArrayEngine(bundle, device.split(",")[0].strip())
-    inputs, outputs = bundle.tensors()
-    for made, expected in zip(engine.run_arrays(inputs), outputs, strict=True):
-        error = _relative_error(made, expected)
-        if not error < TOLERANCE:
-            raise ModelError(
-                f"{bundle.info.name} does not reproduce its example: relative error {error:.2g}, allowed {TOLERANCE:g}",
-                where=str(bundle.folder),
-                likely="weights or engine of another model, or a defect of this machine's libraries",
-                hint="kstream doctor",
-            )
+    engine.prove()
     return engine
 
 

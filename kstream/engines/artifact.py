@@ -7,18 +7,20 @@
       proof.safetensors   `kspace` and the `logits` that the reference gives for it, of the smallest size
       ...                 the library's files
 
-An engine belongs to the weights, the library versions and the instruction sets (or the GPU) that its key names. Where
-one of them differs it is refused, and the message says which.
+An engine belongs to the bundle, the library versions and the instruction sets (or the GPU) that its key names. Where
+one of them differs it is refused, and the message says which. The manifest and its folder list the same files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,14 @@ from safetensors.numpy import load_file
 from ..errors import ModelError
 from ..models.bundle import Bundle
 from . import backends, machine
-from .gate import ProvenEngine, Verdict
-from .profile import Plan, Profile, ProfiledEngine
+from .by_shape import EnginesByShape
+from .engine import MAX_BATCH, PRECISIONS, ServedEngine
+from .gate import ProvenEngine, Reference, Verdict, examine
+from .profile import Plan, Profile, ProfiledEngine, Space
 
-FORMAT = 1
+log = logging.getLogger("kstream.engines")
+
+FORMAT = 2
 MANIFEST, PROOF = "engine.json", "proof.safetensors"
 
 
@@ -42,12 +48,16 @@ class Key:
     Parameters
     ----------
     model, sha256 : name of the bundle, hash of its weights.
+    description : hash of the rest of the bundle that results depend on (`description_of`).
+    kstream : version of this package, which lowers networks and runs the stages.
     machine : see `machine.capability`.
     versions : of the libraries, by name.
     """
 
     model: str
     sha256: str
+    description: str
+    kstream: str
     machine: str
     versions: Mapping[str, str]
 
@@ -57,14 +67,25 @@ class Key:
 
         Raises
         ------
-        ModelError : its library cannot be had.
+        ModelError : its library or device cannot be had, or the bundle has no readable example.
         """
-        versions = backends.backend(plan.engine).versions()
-        return cls(bundle.info.name, bundle.info.sha256, machine.capability(plan.device), versions)
+        return cls(
+            bundle.info.name,
+            bundle.info.sha256,
+            description_of(bundle),
+            version("kstream"),
+            machine.capability(plan.device),
+            backends.backend(plan.engine).versions(),
+        )
 
     def differences(self, here: Key) -> list[str]:
         """What keeps an engine of this key from running here, one line each."""
-        pairs = [("weights", self.sha256[:12], here.sha256[:12]), ("machine", self.machine, here.machine)]
+        pairs = [
+            ("weights", self.sha256[:12], here.sha256[:12]),
+            ("architecture, arguments or example", self.description[:12], here.description[:12]),
+            ("kstream", self.kstream, here.kstream),
+            ("machine", self.machine, here.machine),
+        ]
         pairs += [(name, self.versions.get(name, "none"), value) for name, value in here.versions.items()]
         return [f"{what}: built for {built}, here {found}" for what, built, found in pairs if built != found]
 
@@ -90,10 +111,14 @@ class Manifest:
     times_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def slot(self) -> str:
+        """Of key and plan: the name of the folder, which the same command fills again."""
+        return _digest([FORMAT, asdict(self.key), asdict(self.plan)])
+
+    @property
     def digest(self) -> str:
-        """Of key and plan: the name of the folder, and the hash that images carry."""
-        text = json.dumps([FORMAT, asdict(self.key), asdict(self.plan)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Of key, plan, verdict and files: the hash that images carry."""
+        return _digest([self.slot, self.verdict.to_json(), dict(self.files)])
 
     def summary(self, folder: Path) -> dict[str, Any]:
         """What ``kstream compile`` prints."""
@@ -120,38 +145,84 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Open a folder's manifest and hold its files to their hashes.
+        """Open a folder's manifest, and hold it to its hash and the folder's files to theirs.
 
         Raises
         ------
-        ModelError : it cannot be read, is of another format, or a file is damaged; says how to build it again.
+        ModelError : it cannot be read, is of another format, or a file is damaged, missing or not one of its own; says
+            how to build it again.
         """
         try:
             plain = json.loads((folder / MANIFEST).read_text("utf-8"))
             if plain["format"] != FORMAT:
-                raise _broken(
-                    folder, f"format {plain['format']}, this kstream reads {FORMAT}", plain.get("command", "")
-                )
-            plan = plain["plan"]
-            sizes = plan["profile"]
-            profile = Profile(
-                tuple(sizes["batches"]), tuple(tuple(shape) for shape in sizes["shapes"]), sizes["n_channels"]
-            )
-            manifest = cls(
-                Key(**plain["key"]),
-                Plan(**{**plan, "profile": profile}),
-                Verdict.from_json(plain["verdict"]),
-                plain["command"],
-                plain["files"],
-                plain["build_s"],
-                plain["times_ms"],
-            )
-            for name, expected in manifest.files.items():
-                if hash_file(folder / name) != expected:
-                    raise _broken(folder, f"{name} is damaged", manifest.command)
+                what = f"format {plain['format']}, this kstream reads {FORMAT}"
+                raise _broken(folder, what, plain.get("command", ""))
+            manifest = cls.from_json(plain)
+            for fault in manifest.faults(folder, plain["digest"]):
+                raise _broken(folder, fault, manifest.command)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _broken(folder, f"{type(error).__name__}: {error}", "") from error
+            raise _broken(folder, f"{type(error).__name__}: {error}"[:300], "") from error
         return manifest
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Manifest:
+        """The inverse of `to_json`; `ValueError`, `KeyError`, `TypeError` or `AttributeError` for other values."""
+        sizes = plain["plan"]["profile"]
+        shapes = tuple(tuple(shape) for shape in sizes["shapes"])
+        profile = Profile(tuple(sizes["batches"]), shapes, sizes["n_channels"])
+        try:
+            verdict = Verdict.from_json(plain["verdict"])
+        except ModelError as error:
+            raise ValueError(error.what) from error
+        manifest = cls(
+            Key(**plain["key"]),
+            Plan(**{**plain["plan"], "profile": profile}),
+            verdict,
+            str(plain["command"]),
+            dict(plain["files"]),
+            float(plain["build_s"]),
+            dict(plain["times_ms"]),
+        )
+        manifest.check()
+        return manifest
+
+    def check(self) -> None:
+        """Raise `ValueError` for a plan that nobody makes, or a verdict that is not on all of the plan."""
+        plan, profile = self.plan, self.plan.profile
+        if plan.engine not in backends.names() or plan.precision not in PRECISIONS:
+            raise ValueError(f"engine {plan.engine!r} in {plan.precision!r}")
+        if not profile.batches or not all(type(n) is int and 0 < n <= MAX_BATCH for n in profile.batches):
+            raise ValueError(f"batches {profile.batches!r}")
+        looked_at = {(finding.shape, finding.batch) for finding in self.verdict.findings}
+        sizes = {(shape, n) for shape in profile.shapes for n in range(1, profile.batches[-1] + 1)}
+        if self.verdict.precision != plan.precision or not sizes <= looked_at:
+            raise ValueError("the verdict of the gate is on another precision, or leaves sizes out")
+
+    def faults(self, folder: Path, digest: str) -> Iterator[str]:
+        """What is wrong with the files of a folder; `digest` is what ``engine.json`` says of itself."""
+        if any(Path(name).name != name or name == MANIFEST for name in self.files):
+            yield "it lists files that are not in its folder"
+            return
+        if digest != self.digest:
+            yield f"{MANIFEST} was edited"
+        found = {path.name for path in folder.iterdir()} - {MANIFEST}
+        for name in sorted(found ^ set(self.files)):
+            yield f"{name} is missing" if name in self.files else f"{name} is not one of its files"
+        for name in sorted(found & set(self.files)):
+            if hash_file(folder / name) != self.files[name]:
+                yield f"{name} is damaged"
+
+
+def description_of(bundle: Bundle) -> str:
+    """Hash of what a network's results depend on beside its weights: architecture, arguments, and the example."""
+    made = hashlib.sha256(json.dumps([bundle.info.architecture, dict(bundle.info.arguments)], sort_keys=True).encode())
+    for array in bundle.example():
+        made.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
+    return made.hexdigest()
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _broken(folder: Path, what: str, command: str) -> ModelError:
@@ -169,53 +240,64 @@ def folder_of(bundle: Bundle) -> Path:
     return machine.cache_folder() / "engines" / f"{_safe(bundle.info.name)}-{bundle.info.sha256[:12]}"
 
 
-def load(bundle: Bundle, engine: str, device: str, precision: str) -> ProvenEngine:
-    """A compiled engine from the cache by the name of its library, or from a folder.
+def load(bundle: Bundle, engine: str, device: str, precision: str) -> ServedEngine:
+    """A compiled engine from a folder, or all that suit from the cache by the name of their library.
+
+    Of two for the same sizes the newer one is taken; one that is damaged or stale is passed over.
 
     Raises
     ------
-    ModelError : none was compiled, none is good for these weights, versions and this machine, or it is damaged.
+    ModelError : none was compiled, none is good for this bundle, these versions and this machine, or it is damaged.
     """
     is_folder = Path(engine).is_dir() and engine not in backends.names()
     folders = [Path(engine)] if is_folder else _candidates(bundle, engine, precision)
-    refusals: list[str] = []
-    for folder in folders:
-        manifest = Manifest.read(folder)
-        refusal = _refusal(manifest, bundle, device, precision)
-        if not refusal:
-            return open_folder(bundle, folder, manifest)
-        refusals.append(refusal)
     wanted = engine if precision == "auto" else f"{engine} in {precision}"
     command = f"kstream compile {bundle.info.name} --engine {'ENGINE' if is_folder else engine}"
-    if not refusals:
-        raise ModelError(
-            f"no engine {wanted} was compiled for {bundle.info.name}",
-            where=str(folder_of(bundle).parent),
-            hint=command,
-            code="engine_absent",
-        )
+    ready: dict[Space, ServedEngine] = {}
+    refusals: list[ModelError] = []
+    for folder in folders:
+        try:
+            manifest = Manifest.read(folder)
+            _demand(manifest, bundle, device, precision, folder, wanted, command)
+            if missing := [shape for shape in manifest.plan.profile.shapes if shape not in ready]:
+                ready |= dict.fromkeys(missing, open_folder(bundle, folder, manifest))
+        except ModelError as error:
+            log.info("%s is passed over: %s", folder, error.what)
+            refusals.append(error)
+    if ready:
+        return EnginesByShape(ready) if len(set(ready.values())) > 1 else next(iter(ready.values()))
+    if refusals:
+        raise refusals[0]
     raise ModelError(
-        f"the compiled engine {wanted} is refused: {refusals[0]}",
-        where=str(folders[0]),
-        likely="a library was updated, or it was compiled for other weights or another machine",
-        hint=f"compile it here: {command}",
-        code="engine_stale",
+        f"no engine {wanted} was compiled for {bundle.info.name}",
+        where=str(folder_of(bundle).parent),
+        hint=command,
+        code="engine_absent",
     )
 
 
 def open_folder(bundle: Bundle, folder: Path, manifest: Manifest) -> ProvenEngine:
-    """The engine in a folder, proved once; nothing but its verdict is checked.
+    """The engine in a folder, proved; of what belongs to the key nothing is checked.
+
+    An engine whose code is in its files is run once on its proof, and on the bundle's example if it takes its size; one
+    whose library makes the code when it loads is examined again at every batch and shape.
 
     Raises
     ------
-    ModelError : its verdict is bad, its library cannot read it, or it does not give what it once gave.
+    ModelError : its verdict is bad, its library cannot read it, or it does not give what the bundle's network gives.
     """
-    manifest.verdict.demand(name_of(manifest.plan))
+    plan = manifest.plan
+    manifest.verdict.demand(name_of(plan))
     try:
         proof = load_file(folder / PROOF)
-        return ProvenEngine(open_engine(bundle, folder, manifest), proof["kspace"], proof["logits"])
+        engine = open_engine(bundle, folder, manifest)
+        proven = ProvenEngine(engine, proof["kspace"], proof["logits"])
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise _broken(folder, f"{type(error).__name__}: {error}"[:300], manifest.command) from error
+    if backends.backend(plan.engine).COMPILES_AT_LOAD:
+        examine(engine, Reference(bundle), plan.profile.batches, plan.profile.shapes).demand(name_of(plan))
+    example, logits = bundle.example()
+    return ProvenEngine(engine, example, logits) if example.shape[2:] in plan.profile.shapes else proven
 
 
 def open_engine(bundle: Bundle, folder: Path, manifest: Manifest) -> ProfiledEngine:
@@ -247,6 +329,20 @@ def _candidates(bundle: Bundle, engine: str, precision: str) -> list[Path]:
         for folder in ordered
         for found in sorted(folder.glob(f"{wanted}/{MANIFEST}"), key=lambda path: -path.stat().st_mtime)
     ]
+
+
+def _demand(
+    manifest: Manifest, bundle: Bundle, device: str, precision: str, folder: Path, wanted: str, command: str
+) -> None:
+    """Raise `ModelError` if an engine must not run here."""
+    if refusal := _refusal(manifest, bundle, device, precision):
+        raise ModelError(
+            f"the compiled engine {wanted} is refused: {refusal}",
+            where=str(folder),
+            likely="a library was updated, or it was compiled for another bundle or another machine",
+            hint=f"compile it here: {command}",
+            code="engine_stale",
+        )
 
 
 def _refusal(manifest: Manifest, bundle: Bundle, device: str, precision: str) -> str:

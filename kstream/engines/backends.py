@@ -31,6 +31,11 @@ class Backend(Protocol):
 
     PRECISIONS: tuple[str, ...]
     DEVICES: tuple[str, ...]
+    TRANSFORMS: tuple[str, ...]
+    FREEZING: tuple[bool, ...]
+    """Whether weights may be constants, or variable sizes; one that has no choice ignores it."""
+    COMPILES_AT_LOAD: bool
+    """Machine code is made by `open_engine`, so what the gate found when the engine was built was other code."""
 
     def versions(self) -> dict[str, str]:
         """Versions that an engine depends on; raises `ModelError` if the library cannot be had."""
@@ -48,11 +53,17 @@ def backend(engine: str) -> Backend:
 
 
 def check(plan: Plan) -> None:
-    """Raise `ModelError` if a plan's library does not have its precision or device."""
+    """Raise `ModelError` if a plan's library does not have its precision, device, transform or way with weights."""
     library = backend(plan.engine)
     for what, value, known in (
         ("precision", plan.precision, library.PRECISIONS),
         ("device", plan.device.partition(":")[0], library.DEVICES),
+        ("transform", plan.transform, library.TRANSFORMS),
     ):
         if value not in known:
             raise ModelError(f"engine {plan.engine} has no {what} {value!r}", hint="it has " + ", ".join(known))
+    if plan.is_frozen not in library.FREEZING:
+        raise ModelError(
+            f"engine {plan.engine} has no choice between frozen weights and others",
+            hint="leave --no-freeze away; aot has it",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -116,7 +116,7 @@ def compile_engine(bundle: Bundle, plan: Plan, output: Path | None = None) -> tu
     """
     begin = time.perf_counter()
     bare = Manifest(Key.here(bundle, plan), plan, Verdict(plan.precision, ()), command_for(bundle, plan, output))
-    name = f"{plan.engine}-{plan.precision}-{bare.digest}"
+    name = f"{plan.engine}-{plan.precision}-{bare.slot}"
     folder = output or artifact.folder_of(bundle) / name
     _check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def compile_engine(bundle: Bundle, plan: Plan, output: Path | None = None) -> tu
         )
         artifact.write_text(building / MANIFEST, manifest.to_json())
         del engine
-        _replace(folder, building)
+        _replace(folder, building, Path(made) / "old")
     return folder, manifest
 
 
@@ -181,17 +181,38 @@ def _times(engine: Engine, profile: Profile) -> dict[str, float]:
 
 
 def _check_free(folder: Path) -> None:
-    """Raise `ModelError` if something else than an engine is in a folder."""
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+    """Raise `ModelError` if something else than one compiled engine is in a folder."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        listed = set(json.loads((folder / MANIFEST).read_text("utf-8"))["files"])
+        others = {path.name for path in folder.iterdir()} - listed - {MANIFEST}
+    except (OSError, ValueError, KeyError, TypeError):
+        others = {folder.name}
+    if others:
         raise ModelError(
-            "this folder holds something else than a compiled engine",
+            f"this folder holds something else than a compiled engine: {', '.join(sorted(others))[:200]}",
             where=str(folder),
             hint="--output with a new folder",
         )
 
 
-def _replace(folder: Path, building: Path) -> None:
-    """Put what was built in its place; an engine that was there goes."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    building.rename(folder)
+def _replace(folder: Path, building: Path, old: Path) -> None:
+    """Put what was built in its place; an engine that was there is moved to `old`, which the caller deletes.
+
+    Two renames: whoever opens the folder, or finds it after a crash, has a whole engine or none.
+
+    Raises
+    ------
+    ModelError : meanwhile somebody has put something else there.
+    """
+    with machine.locked(folder.parent):
+        _check_free(folder)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            building.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise

@@ -29,7 +29,7 @@ from .torch_engine import TorchEngine, find_device
 
 log = logging.getLogger("kstream.engines")
 
-FORMAT = 1
+FORMAT = 2
 """Changes when the engine's numbers or its gate do: what was remembered before is found out again."""
 
 CLEARLY = 0.8
@@ -49,7 +49,36 @@ def load_torch(bundle: Bundle, device: str, precision: str) -> ProvenEngine:
     ModelError : the device cannot be had, or the precision does not pass.
     """
     find_device(device)
-    notes = _read_notes(bundle, device)
+    return _load(bundle, device, precision, _read_notes(bundle, device))
+
+
+def calibrate_again(bundle: Bundle, device: str, precision: str = "auto") -> dict[str, Any]:
+    """Find out, now, what earlier starts have noted; gives what ``kstream compile --engine torch`` prints.
+
+    Raises
+    ------
+    ModelError : as `load_torch`.
+    """
+    find_device(device)
+    notes: dict[str, Any] = {}
+    engine = _load(bundle, device, precision, notes)
+    verdict = Verdict.from_json(notes[f"gate {engine.precision}"])
+    return {
+        "engine": "torch",
+        "precision": engine.precision,
+        "device": device,
+        "model": bundle.info.name,
+        "weights": bundle.info.sha256[:12],
+        "gate": "passed",
+        "checked": len(verdict.findings),
+        "worst_rms": verdict.rms,
+        "worst_dice": verdict.dice,
+        "patch_s": notes.get("seconds", {}),
+    }
+
+
+def _load(bundle: Bundle, device: str, precision: str, notes: dict[str, Any]) -> ProvenEngine:
+    """See `load_torch`; what was found out beyond `notes` is added to them, and kept."""
     known = len(notes)
     reference = Reference(bundle)
     if precision == "auto":
@@ -87,22 +116,29 @@ def input_of(bundle: Bundle) -> tuple[int, int]:
 
 
 def _fastest(bundle: Bundle, device: str, reference: Reference, notes: dict[str, Any]) -> str:
-    """``bf16`` where it is clearly faster on one patch and passes the gate; else ``fp32``."""
-    notes["fastest"] = "fp32"
+    """``bf16`` where it is clearly faster on one patch and passes the gate; else ``fp32``.
+
+    Noted once it is known: a trial that broke off (no memory, say) may succeed at the next start.
+    """
+    fastest = "fp32"
     if machine.has_fast_bf16(device):
         engines = {name: make_torch(bundle, device, name) for name in ("fp32", "bf16")}
         patch = _patch(bundle, reference)
         try:
             seconds = time_engines(engines, patch)
-        except RuntimeError as error:  # a network with transforms of its own may not take lowered convolutions
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # no memory; or a network with transforms of its own may not take lowered convolutions
             log.info("%s stays in fp32: %s", bundle.info.name, str(error).splitlines()[0])
-            return str(notes["fastest"])
+            return fastest
         notes["seconds"] = seconds
         is_faster = seconds["bf16"] < CLEARLY * seconds["fp32"]
         if is_faster and _verdict(engines["bf16"], reference, notes).has_passed:
-            notes["fastest"] = "bf16"
-        log.info("%s: one patch takes %s; chosen: %s", bundle.info.name, seconds, notes["fastest"])
-    return str(notes["fastest"])
+            fastest = "bf16"
+        log.info("%s: one patch takes %s; chosen: %s", bundle.info.name, seconds, fastest)
+    notes["fastest"] = fastest
+    return fastest
 
 
 def _verdict(engine: TorchEngine, reference: Reference, notes: dict[str, Any]) -> Verdict:
@@ -152,16 +188,18 @@ def _read_notes(bundle: Bundle, device: str) -> dict[str, Any]:
             raise ValueError(notes["fastest"])
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
         log.warning("the calibration in %s cannot be read (%s) and is made again", path, error)
         return {}
     return notes
 
 
 def _write_notes(bundle: Bundle, device: str, notes: Mapping[str, Any]) -> None:
-    """Keep what was found out; a cache that cannot be written costs the next start a second or two."""
+    """Add what was found out to what others noted; a cache that cannot be written costs the next start a second."""
     path = _notes_path(bundle, device)
     try:
-        write_text(path, json.dumps(notes, indent=1) + "\n")
+        with machine.locked(path.parent):
+            together = {**_read_notes(bundle, device), **notes}
+            write_text(path, json.dumps(together, indent=1) + "\n")
     except OSError as error:
         log.info("the calibration of %s is not kept: %s", bundle.info.name, error)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from .torch_engine import find_device
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Of ``/proc/cpuinfo``: those by which oneDNN and compilers choose their code."""
 
 
 def capability(device: str) -> str:
-    """What compiled code is good for: the CPU's instruction sets, or the GPU's name and compute capability."""
+    """What compiled code is good for: the CPU's instruction sets, or the GPU's name and compute capability.
+
+    Raises
+    ------
+    ModelError : there is no such device here.
+    """
+    find_device(device)
     if device.startswith("cuda"):
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
@@ -36,6 +47,23 @@ def has_fast_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags()))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if it is not there: what is in it changes for one at a time.
+
+    Raises
+    ------
+    OSError : the folder cannot be made or opened.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder() -> Path:

@@ -15,6 +15,9 @@ from .profile import Forward, Plan
 
 PRECISIONS = ("fp32",)
 DEVICES = ("cpu",)
+TRANSFORMS = ("fft", "gemm")
+FREEZING = (True,)
+COMPILES_AT_LOAD = False
 
 
 def versions() -> dict[str, str]:

@@ -17,12 +17,16 @@ import torch
 from torch import nn
 
 from .engine import Batch
+from .graphs import zeros
 from .onnx_export import export_stages, file_name, need, stages_of
 from .onnxruntime_engine import fixed
 from .profile import Forward, Plan
 
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("cpu",)
+TRANSFORMS = ("fft", "gemm")
+FREEZING = (True,)
+COMPILES_AT_LOAD = True
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -39,7 +43,7 @@ def build(network: nn.Module, plan: Plan, folder: Path) -> None:
 
 
 def open_engine(network: nn.Module, plan: Plan, folder: Path) -> Forward:
-    """Models for fixed sizes, each compiled at its first use."""
+    """Models for the sizes of the profile, all compiled now: what the gate then looks at is what runs."""
 
     @functools.cache
     def compiled(path: Path, size: tuple[int, ...]) -> Callable[[Batch], Batch]:
@@ -56,6 +60,9 @@ def open_engine(network: nn.Module, plan: Plan, folder: Path) -> Forward:
                 batch = compiled(folder / file_name(name, shape), batch.shape)(batch)
         return batch
 
+    for shape in plan.profile.shapes:
+        for n_patches in plan.profile.batches:
+            forward(zeros(plan.profile, n_patches, shape))
     return forward
 
 

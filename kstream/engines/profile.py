@@ -14,6 +14,9 @@ from .engine import Batch
 Forward = Callable[[Batch], Batch]
 Space = tuple[int, ...]
 
+OUTSIDE = "profile"
+"""The code of the error that says that an engine was not built for a size: another engine may take it."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -42,7 +45,7 @@ class Profile:
                 where=f"a batch of shape {shape}",
                 likely="an engine that was compiled for another scan",
                 hint=f"it takes {' or '.join(map(times, self.shapes))}; compile another one: kstream compile --shape",
-                code="profile",
+                code=OUTSIDE,
             )
 
 

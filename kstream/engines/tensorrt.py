@@ -31,6 +31,9 @@ from .torch_engine import find_device
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("cuda",)
+TRANSFORMS = ("fft", "gemm")
+FREEZING = (True,)
+COMPILES_AT_LOAD = False
 
 _MARK = "kstream-probe "
 _PROBE = f"""

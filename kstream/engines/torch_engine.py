@@ -92,4 +92,10 @@ def find_device(name: str) -> torch.device:
         raise ModelError(
             f"device {name!r} is not available", likely="no GPU here, or a CPU build of torch", hint="use cpu"
         )
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {name!r} is not available",
+            likely=f"this machine has {torch.cuda.device_count()} GPUs, counted from 0",
+            hint="cuda:0, or cpu",
+        )
     return device

@@ -26,6 +26,11 @@ N_CUES = 5
 Bridge = Literal["both", "magnitude"]
 
 
+def exact(kspace: Tensor) -> torch.dtype:
+    """Type of what is computed from k-space: float64 for float64 (a reference), float32 for anything else."""
+    return torch.float64 if kspace.dtype == torch.float64 else torch.float32
+
+
 def sampled(kspace: Tensor) -> Tensor:
     """Where a patch was measured: 1 where any of its slices holds anything, else 0.
 
@@ -35,9 +40,9 @@ def sampled(kspace: Tensor) -> Tensor:
 
     Returns
     -------
-    float ``(batch, 1, 1, y, x)``.
+    ``(batch, 1, 1, y, x)``, of the type that `exact` gives.
     """
-    return kspace.abs().amax(dim=(1, 2), keepdim=True).gt(0).to(torch.float32)
+    return kspace.abs().amax(dim=(1, 2), keepdim=True).gt(0).to(exact(kspace))
 
 
 def local_density(mask: Tensor, window: int) -> Tensor:
@@ -53,9 +58,7 @@ def local_density(mask: Tensor, window: int) -> Tensor:
 
 def radius(height: int, width: int, like: Tensor) -> Tensor:
     """Distance from the centre of k-space, 1 at the middle of an edge: ``(1, 1, 1, y, x)``."""
-    y, x = (
-        (torch.arange(n, device=like.device, dtype=torch.float32) - n // 2) / max(n // 2, 1) for n in (height, width)
-    )
+    y, x = ((torch.arange(n, device=like.device, dtype=exact(like)) - n // 2) / max(n // 2, 1) for n in (height, width))
     return torch.sqrt(y[:, None].square() + x[None, :].square())[None, None, None]
 
 
@@ -88,8 +91,8 @@ class KSpaceGate(nn.Module):
         self.exponents = nn.Parameter(torch.linspace(0, 1, n_gated))
 
     def cues(self, kspace: Tensor, mask: Tensor, density: Tensor) -> Tensor:
-        """What the gains depend on: float32 ``(batch, 5, z, y, x)``."""
-        power = kspace.float().square().sum(dim=1, keepdim=True)
+        """What the gains depend on: ``(batch, 5, z, y, x)``, float32 (float64 for k-space in it)."""
+        power = kspace.to(exact(kspace)).square().sum(dim=1, keepdim=True)
         rate = mask.mean(dim=(-2, -1), keepdim=True)
         mean_power = power.mean(dim=(1, 2, 3, 4), keepdim=True) / rate.clamp_min(FLOOR)
         log_magnitude = 0.5 * torch.log(power / mean_power.clamp_min(1e-20) + FLOOR**2)

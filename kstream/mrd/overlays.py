@@ -50,7 +50,9 @@ def outline(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def contours(labels: NDArray[np.uint8], table: LabelTable, axes: Literal["xy", "yx"] = "xy") -> Meta:
-    """``ROI_*`` attributes of one slice: a closed polygon for each outline of each class.
+    """``ROI_CLASS_NAME_n`` attributes of one slice: a closed polygon for each outline of each class.
+
+    The number of the class keeps apart names that differ only in characters that a key cannot have.
 
     The values are red, green, blue (0 to 1), thickness, style, visibility, and then the coordinates of the corners in
     pixels, the first of them again at the end.
@@ -72,5 +74,5 @@ def contours(labels: NDArray[np.uint8], table: LabelTable, axes: Literal["xy", "
             corners = np.asarray(line) - 1  # without the padding
             ordered = corners if axes == "xy" else corners[:, ::-1]
             safe = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-            attributes[f"ROI_{safe}_{index}"] = [*head, *(f"{value:g}" for value in ordered.ravel())]
+            attributes[f"ROI_{number}_{safe}_{index}"] = [*head, *(f"{value:g}" for value in ordered.ravel())]
     return attributes

@@ -15,6 +15,9 @@ from .messages import Image
 HEADROOM = 4.0
 """Contrast makes later frames brighter than the first: uint16 pixels leave this factor above its maximum."""
 
+WAITING = 2
+"""Frames of a slice whose magnitude or labels wait for the other, for the overlay."""
+
 
 @dataclass(frozen=True)
 class Overlay:
@@ -29,7 +32,7 @@ _COUNTERS: dict[str, Counter] = {"contrast": "contrast", "phase": "phase", "set"
 
 
 class MakeImages:
-    """Frame images to magnitude images, label maps to label images, each followed by `Delivered`.
+    """Frame images to magnitude images, label maps to label images, each followed by `Delivered`, as are overlays.
 
     uint16 pixels of all frames share the scale of the first frame that is full. An image of another shape or pixel
     type than its series had so far begins a series of its own, with a notice: clients die of mixed series.
@@ -41,8 +44,9 @@ class MakeImages:
     frames_by : what numbers the frames (``FramePlan.by``): the header counter of that name carries the frame, or else
         ``repetition``.
     label_lut : palette of the host for label images; empty: grey.
-    overlay : sent after the labels of a frame, if its magnitude has come; one image of each slice waits for that.
-    provisional_series : of labels that are not final.
+    overlay : sent after final labels and magnitude of a frame, whichever comes last; halves that wait for the other
+        are kept for the newest `WAITING` frames of each slice.
+    provisional_series : of labels that are not final; None: there will be none.
 
     Raises
     ------
@@ -61,12 +65,12 @@ class MakeImages:
         frames_by: str = "repetition",
         label_lut: str = "",
         overlay: Overlay | None = None,
-        provisional_series: int = 4,
+        provisional_series: int | None = None,
     ) -> None:
-        _check_series(magnitude_series, label_series, overlay)
-        self._provisional_series = provisional_series
+        _check_series(magnitude_series, label_series, overlay, provisional_series)
+        self._provisional_series = label_series if provisional_series is None else provisional_series
         self._label_lut, self._overlay = label_lut, overlay
-        self._waiting: dict[int, FrameImage | LabelMap] = {}  # for its other half, by slice
+        self._waiting: dict[tuple[int, int], FrameImage | LabelMap] = {}  # for its other half, by slice and frame
         self._scan = scan
         self._magnitude_series, self._label_series = magnitude_series, label_series
         self._is_integer = magnitude_type == "uint16"
@@ -86,7 +90,7 @@ class MakeImages:
             kind = "magnitude"
         sent = [part for image in images for part in self._without_mixing(image)]
         delivered = Delivered(kind, item.frame, item.slice, item.received_ns)
-        return [*sent, delivered, *(part for image in self._overlaid(item) for part in self._without_mixing(image))]
+        return [*sent, delivered, *self._overlaid(item)]
 
     def finish(self) -> list[Any]:
         return []
@@ -102,22 +106,30 @@ class MakeImages:
         text = f"images of {shape} {image.data.dtype.name} are sent as series {number}: series {series} has others"
         return [Notice("warning", text), split]
 
-    def _overlaid(self, item: FrameImage | LabelMap) -> list[Image]:
-        """Labels on the magnitude, once both of a frame are there."""
-        if self._overlay is None:
+    def _overlaid(self, item: FrameImage | LabelMap) -> list[Any]:
+        """Final labels on the magnitude, once both of a frame are there."""
+        if self._overlay is None or (isinstance(item, LabelMap) and not item.is_final):
             return []
-        match item, self._waiting.pop(item.slice, None):
-            case (FrameImage() as frame, LabelMap() as labels) | (LabelMap() as labels, FrameImage() as frame) if (
-                frame.frame == labels.frame
-            ):
+        key = item.slice, item.frame
+        match item, self._waiting.pop(key, None):
+            case (FrameImage() as frame, LabelMap() as labels) | (LabelMap() as labels, FrameImage() as frame):
                 pass
             case _:
-                self._waiting[item.slice] = item
+                self._wait(key, item)
                 return []
         series, style, axes = self._overlay.series, self._overlay.style, self._overlay.contour_axes
-        return overlay_images(
+        images = overlay_images(
             frame, labels, self._scan, series, style, contour_axes=axes, frame_counter=self._frame_counter
         )
+        sent = [part for image in images for part in self._without_mixing(image)]
+        return [*sent, Delivered("overlay", item.frame, item.slice, item.received_ns)]
+
+    def _wait(self, key: tuple[int, int], item: FrameImage | LabelMap) -> None:
+        """Keep one half until the other comes; the oldest of its slice goes for it."""
+        self._waiting[key] = item
+        of_slice = [other for other in self._waiting if other[0] == key[0]]
+        if len(of_slice) > WAITING:
+            del self._waiting[of_slice[0]]
 
     def _magnitude(self, item: FrameImage) -> list[Image]:
         if self._is_integer and self._slope is None:
@@ -133,11 +145,13 @@ class MakeImages:
         )
 
 
-def _check_series(magnitude: int, label: int, overlay: Overlay | None) -> None:
+def _check_series(magnitude: int, label: int, overlay: Overlay | None, provisional: int | None) -> None:
     """Every kind of image needs a series of its own."""
     given = {"images.magnitude_series": magnitude, "images.label_series": label}
     if overlay is not None:
         given["images.overlay_series"] = overlay.series
+    if provisional is not None:
+        given["images.provisional_series"] = provisional
     for series in given.values():
         sharing = [other for other in given if given[other] == series]
         if len(sharing) > 1:

@@ -30,7 +30,9 @@ MARGIN = 1.15
 """The small image covers this much more than the field of view: objects end beyond it, softly."""
 MIN_SPOKES = 8
 MAX_RESIDUAL = 0.5
-"""Of the norm of the centre; more is left when there is little but noise."""
+"""Of the norm of the centre, per degree of freedom that the image leaves; noise has 1."""
+STRENGTHS = (0.2, 5.0)
+"""Bounds of the strength of a spoke: those of an object are found between 0.8 and 1.5, noise among them runs to 0.2."""
 N_GROUPS = 4
 """Spokes are left out in so many groups in turn for the standard error (jackknife)."""
 N_VIRTUAL_COILS = 6
@@ -63,6 +65,7 @@ class DelayFit:
     error : standard errors of the three.
     residual, residual_before : inconsistency of the centre with and without the delays, relative to its norm.
     n_spokes : that gave them.
+    freedom : share of the samples that the image leaves free: noise alone has a residual of its root.
     """
 
     sx: float
@@ -72,6 +75,7 @@ class DelayFit:
     residual: float = 0.0
     residual_before: float = 0.0
     n_spokes: int = 0
+    freedom: float = 1.0
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -86,12 +90,12 @@ class DelayFit:
     def is_significant(self, least_samples: float) -> bool:
         """True if some delay is larger than `least_samples` and than three standard errors, and explains the data.
 
-        An image must explain most of the centre (noise has none), and the delays must leave at most MAX_LEFT of what it
-        does not.
+        An image must explain most of the centre: more than it explains of noise, of which it has none but takes as many
+        degrees of freedom as it has. The delays must leave at most MAX_LEFT of what it does not explain.
         """
         values = np.abs([self.sx, self.sy, self.sxy])
         is_seen = bool((values > np.maximum(least_samples, 3 * np.array(self.error))).any())
-        explains = self.residual < min(MAX_LEFT * self.residual_before, MAX_RESIDUAL)
+        explains = self.residual < min(MAX_LEFT * self.residual_before, MAX_RESIDUAL * self.freedom**0.5)
         return is_seen and explains and self.largest_samples < MAX_DELAY_SAMPLES
 
     def __str__(self) -> str:
@@ -112,7 +116,8 @@ def fit_delays(
     of the centre is found by Gauss-Newton, from the best of a few isotropic delays. 3. With it the strength of each
     spoke is found: the signal may still approach its steady state. Equal energy of all spokes will not do instead: an
     object that is not round has spokes of different energy, and over half a turn that looks like a delay of up to 0.4
-    samples. 4. Leaving out a quarter of the spokes in turn gives the standard errors (delete-group jackknife).
+    samples. Spokes whose strength runs to its bound hold noise, and are left out of a second fit. 4. Leaving out a
+    quarter of the spokes in turn gives the standard errors (delete-group jackknife).
 
     Parameters
     ----------
@@ -129,10 +134,14 @@ def fit_delays(
         raise ScanError(f"{len(data)} spokes are too few to find gradient delays; {MIN_SPOKES} are needed")
     centre = _Centre.of(data, trajectory, field_of_view_mm, np.ones(len(data)) if sign is None else sign)
     best, strength = centre.fit(centre.best_start(), np.ones(len(data)), MAX_STEPS)
-    centre = centre.weighted(strength)
+    is_sound = (strength > STRENGTHS[0]) & (strength < STRENGTHS[1])
+    if not is_sound.all() and is_sound.sum() >= MIN_SPOKES:
+        centre = centre.of_spokes(is_sound)
+        best, strength = centre.fit(centre.best_start(), np.ones(int(is_sound.sum())), MAX_STEPS)
+    centre, n_spokes = centre.weighted(strength), len(strength)
     parts = []
     for group in range(N_GROUPS):
-        others = np.arange(len(data)) % N_GROUPS != group
+        others = np.arange(n_spokes) % N_GROUPS != group
         parts.append(centre.of_spokes(others).fit(best, np.ones(int(others.sum())), 4)[0])
     spread = np.array(parts) - np.mean(parts, axis=0)
     error = np.sqrt((N_GROUPS - 1) / N_GROUPS * (spread**2).sum(axis=0))
@@ -144,7 +153,8 @@ def fit_delays(
         error=(float(error[0]), float(error[1]), float(error[2])),
         residual=float(np.linalg.norm(centre.left(best))),
         residual_before=float(np.linalg.norm(centre.left(np.zeros(3)))),
-        n_spokes=len(data),
+        n_spokes=n_spokes,
+        freedom=centre.freedom(best),
     )
 
 
@@ -224,6 +234,13 @@ class _Centre:
         image = scipy.linalg.solve(normal, waves.conj().T @ samples, assume_a="pos")
         return np.asarray((samples - waves @ image).reshape(self.samples.shape), np.complex128)
 
+    def freedom(self, delays: NDArray[np.float64]) -> float:
+        """Share of the samples that the fitted image leaves free: one less the trace of the fit over their number."""
+        waves = self._waves(delays)
+        gram = waves.conj().T @ waves
+        taken = np.trace(scipy.linalg.solve(gram + self.ridge, gram, assume_a="pos")).real
+        return float(1 - taken / len(waves))
+
     def _waves(self, delays: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Samples of every pixel alone: ``(spokes * samples, pixels)``."""
         k = self.k - (self.step @ delays)[:, None, :]
@@ -246,7 +263,7 @@ class _Centre:
             explained = np.einsum("scv,scv->s", centre.samples.conj(), centre.samples - left).real
             energy = np.einsum("scv,scv->s", centre.samples.conj(), centre.samples).real
             strength = strength * np.clip(explained / np.maximum(energy, 1e-30), 0.5, 2) ** OVER_RELAXATION
-            strength = strength / strength.mean()
+            strength = np.clip(strength / strength.mean(), *STRENGTHS)
             delays = delays + np.clip(move, -MAX_MOVE, MAX_MOVE)
             if np.abs(move).max() < 1e-3:
                 break
@@ -374,12 +391,15 @@ class CorrectDelays:
         name = f"slice {slice_}"
         if len(spokes) < MIN_SPOKES or _largest_gap_rad(_angles_rad(spokes), np.pi) > MAX_GAP_RAD:
             return None, Notice("info", f"{name}: gradient delays not sought, {len(spokes)} spokes do not suffice")
-        fit = fit_delays(
-            np.stack([placed.acquisition.data for placed in spokes]),
-            np.stack([placed.trajectory for placed in spokes]),
-            self._fov,
-            np.array([_sign(placed.acquisition) for placed in spokes]),
-        )
+        try:
+            fit = fit_delays(
+                np.stack([placed.acquisition.data for placed in spokes]),
+                np.stack([placed.trajectory for placed in spokes]),
+                self._fov,
+                np.array([_sign(placed.acquisition) for placed in spokes]),
+            )
+        except ScanError as error:  # such as asymmetric echoes: delays cannot be found, images can be made
+            return None, Notice("info", f"{name}: gradient delays not sought: {error.what}")
         figures = f"{fit} samples, inconsistency of the centre {fit.residual_before:.3g} -> {fit.residual:.3g}"
         if fit.is_significant(self._least):
             return fit, Notice("info", f"{name}: gradient delays corrected: {figures} ({fit.n_spokes} spokes)")

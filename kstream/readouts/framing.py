@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import ScanError
 from ..stream.telemetry import Counters
-from ..types import Acquisition, FrameEnd, FrameProgress, Geometry, Notice, Origin, Readout, Scan
+from ..types import Acquisition, FrameEnd, FrameProgress, Geometry, MissingReadout, Notice, Origin, Readout, Scan
 from .routing import LostReadout
 from .trajectory import PlacedAcquisition
 
@@ -202,7 +202,7 @@ class FrameReadouts:
     """
 
     takes = (PlacedAcquisition, LostReadout)
-    gives = (Readout, FrameEnd, FrameProgress, Notice)
+    gives = (Readout, MissingReadout, FrameEnd, FrameProgress, Notice)
 
     def __init__(
         self, scan: Scan, plan: FramePlan, counters: Counters, close_after: int = -1, early: tuple[int, ...] = ()
@@ -233,12 +233,15 @@ class FrameReadouts:
         frame.later.clear()
         if isinstance(item, LostReadout):
             frame.lost.add(key)
-            return self._ended(place, frame, acquisition)
+            return [MissingReadout(*place, key), *self._ended(place, frame, acquisition)]
         frame.lost.discard(key)
         frame.seen.add(key)
         readout = Readout(acquisition.data, item.trajectory, *place, partition, key, acquisition.received_ns)
         made = [readout, *self._overtaken(place), *self._ended(place, frame, acquisition)]
-        readout.geometry = frame.last.geometry if frame.last is not None else None
+        if frame.last is not None:
+            readout.geometry = frame.last.geometry
+            if place in self._frames and len(frame.seen) in self._early:
+                made.append(FrameProgress(frame.last))
         return made
 
     def finish(self) -> list[Any]:
@@ -260,7 +263,7 @@ class FrameReadouts:
             return [frame.last]
         if len(frame.seen) + len(frame.lost) >= self.plan.n_expected:
             return self._cut(place)
-        return [FrameProgress(frame.last)] if len(frame.seen) in self._early else []
+        return []
 
     def _overtaken(self, place: tuple[int, int]) -> list[Any]:
         """Ends of earlier frames of this slice that enough readouts of later ones have passed."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ScanError
 from ..stream.crew import Crew, InlineCrew, Task, Wake
-from ..types import Complex, Float, FrameEnd, KSpace, Notice, Readout
+from ..types import Complex, Float, FrameEnd, KSpace, MissingReadout, Notice, Readout
 from .calibration import Calibration, EspiritSettings
 from .espirit import CoilMaps
 from .sampling import Sampling
@@ -90,16 +90,24 @@ class _Slice:
     sums: dict[int, FrameSum] = field(default_factory=dict)
     ready_bytes: int = 0
     unfinished: set[int] = field(default_factory=set)  # frames of which readouts came, and no end
+    lost: set[tuple[int, int]] = field(default_factory=set)  # calibration readouts that will not come
+    is_later: bool = False  # a readout of a frame after the calibration frame has come
     least_waited: int = 0  # since the maps are there
+
+
+MOSTLY = 0.9
+"""Of the calibration readouts: with so many, maps do not wait for the others once the next frame has begun."""
 
 
 class CombineSpokes:
     """Adds every angle, coil-combined, to its frame's volume when all its partitions have come.
 
     Maps come from the first spokes of the calibration frame, a fixed set of readouts, so that they do not depend on
-    timing; they are made in the background. Angles that are complete before the maps are wait as samples, and are added
-    in the same order as if the maps had been there. An angle that misses a partition is added at the end of its frame,
-    or earlier if too many angles are open; a late partition then opens it again, for the volume is a sum.
+    timing; they are made in the background. Readouts of that set that are lost are not waited for, nor are missing ones
+    if `MOSTLY` all have come when the first readout of a later frame does (where frames take turns, few have then).
+    Angles that are complete before the maps are wait as samples, and are added in the same order as if the maps had
+    been there. An angle that misses a partition is added at the end of its frame, or earlier if too many angles are
+    open; a late partition then opens it again, for the volume is a sum.
 
     Readouts go before angles that wait, until more angles wait than before: then the readout that brings one waits for
     two of them, so that what is held does not grow and a fast sender is slowed down. Before memory is refused, maps
@@ -118,7 +126,7 @@ class CombineSpokes:
     ScanError : the header asks for more memory than that.
     """
 
-    takes = (Readout, FrameEnd, Wake)
+    takes = (Readout, MissingReadout, FrameEnd, Wake)
     gives = (KSpace, FrameEnd, Notice)
 
     def __init__(
@@ -144,14 +152,16 @@ class CombineSpokes:
         self._check_memory(max(sampling.scan.n_coils, 1), 0, 0)
         self._to_z = sampling.partition_to_z()
 
-    def push(self, item: Readout | FrameEnd | Wake) -> list[Any]:
+    def push(self, item: Readout | MissingReadout | FrameEnd | Wake) -> list[Any]:
         if isinstance(item, Wake):
             self._is_wake_coming = False
             return [made for state in self._slices.values() for made in self._advance(state)]
         state = self._slices.setdefault(item.slice, _Slice(item.slice))
         if isinstance(item, FrameEnd):
             return [item, *self._end_frame(state, item), *self._advance(state)]
-        made = [*self._make_room(item), *self._take(state, item)]
+        if isinstance(item, MissingReadout):
+            return self._miss(state, item)
+        made = [*self._make_room(item), *self._go_on_without(state, item), *self._take(state, item)]
         made += self._advance(state) if made or state.ready else []
         return made + self._keep_pace(state)
 
@@ -178,6 +188,8 @@ class CombineSpokes:
         if angle is None:
             weights, told = self._sampling.weights(readout)
             angle = state.open[group] = Angle(readout.frame, readout.trajectory, weights)
+        else:
+            self._sampling.came(readout)
         angle.parts[readout.partition] = readout.data.copy()  # the readout may be a view of all that came with it
         self._open_bytes += readout.data.nbytes
         state.unfinished.add(readout.frame)
@@ -203,9 +215,7 @@ class CombineSpokes:
         if end.frame != self._calibration_frame or state.task is not None:
             return []
         if state.calibration is not None:
-            n_came, n_wanted = state.calibration.n_readouts, self._n_calibration_readouts
-            text = f"coil maps from {n_came} of {n_wanted} calibration readouts: the others did not come"
-            return [Notice("warning", text), *self._start(state)]
+            return self._start_without(state)
         if any(isinstance(item, Angle) and item.frame == end.frame for item in state.ready):
             return self._calibrate_from(state, end.frame, f"no calibration readout of frame {end.frame} came")
         return []
@@ -216,7 +226,7 @@ class CombineSpokes:
     def _n_calibration_readouts(self) -> int:
         return self._n_calibration * self._sampling.n_averages * self._sampling.n_partitions
 
-    def _is_for_calibration(self, readout: Readout) -> bool:
+    def _is_for_calibration(self, readout: Readout | MissingReadout) -> bool:
         spoke = readout.key[0] // self._sampling.n_averages
         return readout.frame == self._calibration_frame and spoke < self._n_calibration
 
@@ -225,8 +235,34 @@ class CombineSpokes:
         if state.calibration is None:
             state.calibration = Calibration(self._espirit, self._sampling.shape, self._to_z)
         state.calibration.add(readout.data, readout.trajectory, weights, readout.partition)
-        is_complete = state.calibration.n_readouts == self._n_calibration_readouts
-        return self._start(state) if is_complete else []
+        state.lost.discard(readout.key)
+        return self._start_if_complete(state)
+
+    def _miss(self, state: _Slice, missing: MissingReadout) -> list[Any]:
+        """A readout that will not come, most likely: if it is sent again after all, it counts again."""
+        if state.task is not None or not self._is_for_calibration(missing):
+            return []
+        state.lost.add(missing.key)
+        return [*self._start_if_complete(state), *self._advance(state)]
+
+    def _start_if_complete(self, state: _Slice) -> list[Any]:
+        if state.calibration is None or state.calibration.n_readouts + len(state.lost) < self._n_calibration_readouts:
+            return []
+        return self._start_without(state) if state.lost else self._start(state)
+
+    def _go_on_without(self, state: _Slice, readout: Readout) -> list[Any]:
+        """Start on the maps if most readouts for them are there when the first of a later frame comes."""
+        if state.is_later or readout.frame <= self._calibration_frame:
+            return []
+        state.is_later = True
+        is_enough = state.calibration and state.calibration.n_readouts >= MOSTLY * self._n_calibration_readouts
+        return self._start_without(state) if is_enough else []
+
+    def _start_without(self, state: _Slice) -> list[Any]:
+        """Start on the maps with the readouts that came."""
+        n_came = state.calibration.n_readouts if state.calibration is not None else 0
+        which = f"{n_came} of {self._n_calibration_readouts} calibration readouts"
+        return [Notice("warning", f"coil maps from {which}: the others did not come"), *self._start(state)]
 
     def _start(self, state: _Slice) -> list[Any]:
         if state.calibration is None:

@@ -129,16 +129,25 @@ def angle_gaps_rad(angles_rad: NDArray[np.floating], turn: float = np.pi) -> NDA
 
 
 OPEN_FRAMES = 8
-"""Frames per slice of which `AnglePlan` remembers the spokes; those of older ones that come late begin anew."""
+"""Frames per slice of which `AnglePlan` remembers the spokes if nobody tells it that a frame is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsedStep:
-    """The direction of a readout, and the angle that it was taken to stand for among `n_readouts`."""
+    """What a readout was taken for.
+
+    Parameters
+    ----------
+    angle_rad : its direction.
+    step_rad : the angle that it was taken to stand for, among `n_readouts` that share a turn of `turn_rad`.
+    partitions : in which it came with this direction.
+    """
 
     angle_rad: float
     step_rad: float
     n_readouts: float
+    turn_rad: float = np.pi
+    partitions: set[int] = field(default_factory=set)
 
 
 class AnglePlan:
@@ -159,7 +168,7 @@ class AnglePlan:
     n_averages : readouts at each angle.
     aspect : field of view along y over that along x.
     learns : plan after the first whole frame where there is no other plan.
-    n_frames : frames per slice that are remembered.
+    n_frames : frames per slice that are remembered; 0: all, until `end_frame` is called for them.
     """
 
     def __init__(
@@ -185,32 +194,47 @@ class AnglePlan:
         frame, tolerance = self._frame(readout), 0.1 * turn / n_readouts
         known = frame.used.get(number)
         if known and known.n_readouts == n_readouts and _apart(known.angle_rad, angle, turn) <= tolerance:
+            known.partitions.add(readout.partition)
             return known.step_rad
-        planned, step = self._plan(readout, n_spokes), turn / n_readouts
+        planned, step = self._plan(readout), turn / n_readouts
         if planned is not None and spoke < n_spokes <= len(planned):
             turned = angle - float(planned[spoke])
             if frame.is_on_plan(number, turned, turn, tolerance * self._n_averages):
                 step = float(self._gaps_of(planned, readout.slice, turn, n_spokes)[spoke]) / self._n_averages
-        frame.used.setdefault(number, UsedStep(angle, step, n_readouts))
+        if number not in frame.used:
+            frame.used[number] = UsedStep(angle, step, n_readouts, turn, {readout.partition})
+            self._learn(readout.slice, frame, n_spokes * self._n_averages)
         return step
 
+    def came(self, readout: Readout) -> None:
+        """A readout that shares the step of another partition of its spoke has come."""
+        known = self._frame(readout).used.get(readout.key[0])
+        if known:
+            known.partitions.add(readout.partition)
+
     def used(self, slice_: int, frame: int) -> list[UsedStep]:
-        """What the readouts of a frame were taken for; nothing of frames that are forgotten."""
+        """What the readouts of a frame were taken for until now; nothing of frames that are forgotten."""
         known = self._came.get(slice_, {}).get(frame)
         return list(known.used.values()) if known else []
 
-    def _plan(self, readout: Readout, n_spokes: int) -> NDArray[np.floating] | None:
+    def end_frame(self, slice_: int, frame: int) -> list[UsedStep]:
+        """What the readouts of a frame that is over were taken for; they are forgotten."""
+        used = self.used(slice_, frame)
+        self._came.get(slice_, {}).pop(frame, None)
+        return used
+
+    def _plan(self, readout: Readout) -> NDArray[np.floating] | None:
         """Planned angles of this readout's frame: as given, or those of the first whole frame of its slice."""
-        if self._planned is not None or not self._learns:
-            return self._planned
-        if readout.slice not in self._learned:
-            n_readouts = n_spokes * self._n_averages
-            for number, frame in self._came[readout.slice].items():
-                if number != readout.frame and sorted(frame.used) == list(range(n_readouts)):
-                    angles = [frame.used[i].angle_rad for i in range(0, n_readouts, self._n_averages)]
-                    self._learned[readout.slice] = np.array(angles)
-                    break
-        return self._learned.get(readout.slice)
+        return self._learned.get(readout.slice) if self._learns else self._planned
+
+    def _learn(self, slice_: int, frame: _Frame, n_readouts: int) -> None:
+        """Keep the angles of the first frame of a slice that is whole."""
+        if not self._learns or slice_ in self._learned or len(frame.used) < n_readouts:
+            return
+        if sorted(frame.used) != list(range(n_readouts)):
+            return
+        angles = [frame.used[i].angle_rad for i in range(0, n_readouts, self._n_averages)]
+        self._learned[slice_] = np.array(angles)
 
     def _gaps_of(self, planned: NDArray[np.floating], slice_: int, turn: float, n_spokes: int) -> NDArray[np.float64]:
         key = (slice_ if self._learns else -1, turn, n_spokes)
@@ -222,7 +246,7 @@ class AnglePlan:
         frames = self._came.setdefault(readout.slice, {})
         if readout.frame not in frames:
             frames[readout.frame] = _Frame()
-            if len(frames) > self._n_frames:
+            if 0 < self._n_frames < len(frames):
                 del frames[next(iter(frames))]
         return frames[readout.frame]
 
@@ -266,7 +290,7 @@ def density_gain(
 
     Parameters
     ----------
-    angles_rad, steps_rad : of all spokes through the centre that came.
+    angles_rad, steps_rad : of all spokes that came; they pass the centre, and serve two directions each.
     shape : ``(y, x)`` of k-space.
     aspect : field of view along y over that along x.
 

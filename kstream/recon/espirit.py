@@ -63,14 +63,14 @@ class CoilMaps:
         last = inside.shape[-1] - np.argmax(inside[..., ::-1], axis=-1)
         return np.stack([first, np.where(inside.any(axis=-1), last, first)], axis=-1).astype(np.int32)
 
-    def full(self, number: int = 0) -> Complex:
-        """One set of maps on every voxel: complex64 ``(coils, z, y, x)``."""
+    def full(self, number: int = 0, slices: slice = slice(None)) -> Complex:
+        """One set of maps on every voxel, of some slices: complex64 ``(coils, z, y, x)``."""
         _, ny, nx = self.shape
         gy, gx = self.vectors.shape[2:4]
-        nodes = self.vectors[number, ..., : self.n_coils]
+        nodes = self.vectors[number, slices, ..., : self.n_coils]
         complex_nodes = (nodes[..., 0, :] + 1j * nodes[..., 1, :]).astype(np.complex64)
         maps = np.einsum("Yy,zyxc,Xx->czYX", _linear(ny, gy), complex_nodes, _linear(nx, gx), optimize=True)
-        return np.asarray(maps * self.scale[number], np.complex64)
+        return np.asarray(maps * self.scale[number, slices], np.complex64)
 
 
 def signal_space(calibration: Complex, kernel: int, threshold: float, weighting: Weighting = "hard") -> Complex:

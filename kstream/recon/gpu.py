@@ -58,10 +58,17 @@ class TorchSums:
 
     def __call__(self, maps: CoilMaps, partition_to_z: Complex, crew: Crew | None = None) -> TorchSpokeSum:
         if self._last is None or self._last[0] is not maps:
-            sets = (np.ascontiguousarray(maps.full(n).transpose(1, 0, 2, 3)) for n in range(len(maps.scale)))
-            on_device = [torch.from_numpy(one).to(self._device).conj().resolve_conj() for one in sets]
-            self._last = (maps, torch.stack(on_device))
+            self._last = (maps, self._on_device(maps))
         return TorchSpokeSum(self._last[1], torch.from_numpy(partition_to_z).to(self._device))
+
+    def _on_device(self, maps: CoilMaps) -> torch.Tensor:
+        """Conjugate maps ``(sets, z, coils, y, x)``; the host never holds more than those of a slice."""
+        n_sets, (nz, ny, nx) = len(maps.scale), maps.shape
+        out = torch.empty((n_sets, nz, maps.n_coils, ny, nx), dtype=torch.complex64, device=self._device)
+        for number in range(n_sets):
+            for z in range(nz):
+                out[number, z] = torch.from_numpy(maps.full(number, slice(z, z + 1))[:, 0].conj()).to(self._device)
+        return out
 
 
 class TorchSpokeSum:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..types import KSpace, Notice
-from .density import AnglePlan, density_gain
+from ..types import FrameEnd, KSpace, Notice
+from .density import AnglePlan, UsedStep, density_gain
+
+
+@dataclass
+class _Frame:
+    """Angles and steps of the spokes of a frame that is over, and how many outputs that it is part of are to come."""
+
+    angles_rad: NDArray[np.float64]
+    steps_rad: NDArray[np.float64]
+    n_outputs: int
 
 
 class CorrectDensity:
@@ -17,40 +28,68 @@ class CorrectDensity:
     several frames. The sum over spokes forgets each spoke, so earlier ones cannot be weighted anew; but combined
     k-space still shows where they lie. Frames whose spokes came as planned pass untouched, to the bit.
 
+    What spokes were taken for is asked when their frame ends, which does not depend on when its k-space is made. Frames
+    pass untouched too if one gain cannot put them right: if a spoke lacks a partition that others have, turns with the
+    partition, or starts at the centre.
+
     Parameters
     ----------
-    plan : knows what every spoke was taken for.
+    plan : knows what every spoke was taken for, and forgets it when the frame ends.
     span : frames that one output is the mean of (`ShareFrames`); it is numbered by the last of them.
     aspect : field of view along y over that along x.
     """
 
-    takes = (KSpace,)
-    gives = (KSpace, Notice)
+    takes = (KSpace, FrameEnd)
+    gives = (KSpace, FrameEnd, Notice)
 
     def __init__(self, plan: AnglePlan, span: int = 1, aspect: float = 1.0) -> None:
         self._plan, self._span, self._aspect = plan, span, aspect
+        self._over: dict[tuple[int, int], _Frame] = {}
         self._told = False
 
-    def push(self, kspace: KSpace) -> list[Any]:
-        frames = range(kspace.frame - self._span + 1, kspace.frame + 1)
-        by_frame = [self._plan.used(kspace.slice, frame) for frame in frames]
-        if not all(by_frame):
-            return [kspace]
-        used = [spoke for spokes in by_frame for spoke in spokes]
-        angles = np.array([spoke.angle_rad for spoke in used])
-        steps = np.array([spoke.step_rad for spoke in used]) / self._span
-        ny, nx = kspace.data.shape[1:]
+    def push(self, item: KSpace | FrameEnd) -> list[Any]:
+        if isinstance(item, FrameEnd):
+            used = self._plan.end_frame(item.slice, item.frame)
+            if _share_one_density(used, item.n_readouts):
+                angles, steps = np.array([(spoke.angle_rad, spoke.step_rad) for spoke in used]).T
+                self._over[item.slice, item.frame] = _Frame(angles, steps, min(item.frame + 1, self._span))
+            return [item]
+        frames = self._frames_of(item)
+        if len(frames) < self._span:
+            return [item]
+        angles = np.concatenate([frame.angles_rad for frame in frames])
+        steps = np.concatenate([frame.steps_rad for frame in frames]) / self._span
+        ny, nx = item.data.shape[1:]
         gain = density_gain(angles, steps, (ny, nx), self._aspect)
         if gain is None:
-            return [kspace]
-        told = [] if self._told or self._span > 1 else [Notice("info", self._text(kspace, len(used)))]
+            return [item]
+        told = [] if self._told or self._span > 1 else [Notice("info", self._text(item, len(angles)))]
         self._told = True
-        return [*told, kspace.changed(lambda data: np.asarray(data * gain, np.complex64))]
+        return [*told, item.changed(lambda data: np.asarray(data * gain, np.complex64))]
 
     def finish(self) -> list[Any]:
         return []
+
+    def _frames_of(self, kspace: KSpace) -> list[_Frame]:
+        """The known ones of the frames that an output is made of; those of which it was the last are forgotten."""
+        found = []
+        for number in range(kspace.frame - self._span + 1, kspace.frame + 1):
+            place = (kspace.slice, number)
+            if place in self._over:
+                found.append(frame := self._over[place])
+                frame.n_outputs -= 1
+                if not frame.n_outputs:
+                    del self._over[place]
+        return found
 
     @staticmethod
     def _text(kspace: KSpace, n_spokes: int) -> str:
         where = f"frame {kspace.frame} slice {kspace.slice}"
         return f"{where}: the angles of its {n_spokes} spokes are not those planned; density put right afterwards"
+
+
+def _share_one_density(used: list[UsedStep], n_readouts: int) -> bool:
+    """True if all readouts of a frame are known, and all its partitions have the same spokes through the centre."""
+    is_known = sum(len(spoke.partitions) for spoke in used) == n_readouts
+    alike = all(spoke.partitions == used[0].partitions and spoke.turn_rad == np.pi for spoke in used)
+    return bool(used) and is_known and alike

@@ -59,8 +59,8 @@ class PlaceLines:
     def push(self, item: Readout | FrameEnd | FrameProgress) -> list[Any]:
         if isinstance(item, FrameProgress):
             end = item.so_far
-            frame = self._open[end.frame, end.slice]
-            return [EarlyKSpace(self._combined(frame, end), end.n_readouts, end.n_expected)]
+            frame = self._open.get((end.frame, end.slice))  # None if an earlier step holds its lines
+            return [EarlyKSpace(self._combined(frame, end), end.n_readouts, end.n_expected)] if frame else []
         if isinstance(item, FrameEnd):
             return [item, self._combined(self._open.pop((item.frame, item.slice)), item)]
         self._frame((item.frame, item.slice), item.data.shape[0]).add(item)

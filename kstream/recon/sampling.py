@@ -107,6 +107,10 @@ class Sampling:
         self._cut = True
         return np.where(inside, weights, 0).astype(np.float32), told
 
+    def came(self, readout: Readout) -> None:
+        """A readout has come that takes the weights of another partition of its spoke."""
+        self._plan.came(readout)
+
     def _uniform(self, trajectory: Float) -> Float:
         """Areas of the samples of a line along x or y; readouts that are no such line weigh 1 everywhere."""
         extent = np.ptp(trajectory[:, :2], axis=0)

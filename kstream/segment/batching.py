@@ -26,7 +26,7 @@ class Batching:
     """What is known of an engine: the batch that suits each size of patches; safe to share between threads.
 
     On a CPU it is one patch: that keeps all cores busy, and libraries order their sums by the batch there, so that bits
-    change (docs/whole-frames.md). Elsewhere the first volume finds out, see `Batches`.
+    change (docs/explanation/whole-frames.md). Elsewhere the first volume finds out, see `Batches`.
 
     Parameters
     ----------

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..config import CineConfig
 from ..engines.array_engine import ArrayEngine
-from ..errors import ConfigError
+from ..errors import ConfigError, ScanError
 from ..models.bundle import INTENDED_USE, BundleInfo
+from ..models.registry import architecture
 from ..output.phenotypes import DISEASES, HEART_LABELS, PHENOTYPES, phenotypes
 from ..types import Findings, Geometry, LabelMap, LabelTable, Scan
 
@@ -21,6 +22,13 @@ Labels = NDArray[np.uint8]
 Kind = Literal["points", "lines"]
 CINE_KINDS: Mapping[str, Kind] = {"disk": "points", "kmtr": "lines"}
 """Architectures that analyse cine scans, and what they take."""
+
+MAX_SLICE_PIXELS = 2**24
+"""Frames times pixels of a slice: 256 frames of 256 x 256. One readout is enough to have all of them labelled."""
+MAX_PIXELS = 2**27
+"""The same over all slices, whose labels are kept until the end, a byte each."""
+MAX_KEPT_BYTES = 2**30
+"""Samples that are kept for one scan; twelve slices of 50 frames, 128 lines and 256 samples are 0.4 GiB."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,14 @@ class CineModel:
     kind : ``points`` takes samples of one slice (DiSK), ``lines`` phase-encode lines of all slices (k-MTR).
     labels : names and colours of the classes.
     outputs : what the network gives, by the names of its bundle.
+    arguments : of the network, defaults included.
     """
 
     name: str
     kind: Kind
     labels: LabelTable
     outputs: tuple[str, ...]
+    arguments: Mapping[str, Any]
     engine: ArrayEngine
 
     @classmethod
@@ -46,7 +56,7 @@ class CineModel:
 
         Raises
         ------
-        ConfigError : the bundle holds a network of another kind.
+        ConfigError : the bundle holds a network of another kind, without labels, or one that knows no scale.
         """
         if info.architecture not in CINE_KINDS:
             raise ConfigError(
@@ -54,11 +64,63 @@ class CineModel:
                 where="cine.model",
                 hint=f"a bundle of one of: {', '.join(CINE_KINDS)}",
             )
+        kind = CINE_KINDS[info.architecture]
+        arguments = {**architecture(info.architecture).arguments, **info.arguments}
+        check_scale(info.name, arguments)
         outputs = tuple(spec.name for spec in info.outputs)
-        return cls(info.name, CINE_KINDS[info.architecture], info.labels, outputs, engine)
+        if kind == "lines" and "segmentation" not in outputs:
+            raise ConfigError(
+                f"the model {info.name} gives {', '.join(outputs)}, but no segmentation",
+                where="cine.model",
+                hint="a bundle that was trained with the head segmentation",
+            )
+        return cls(info.name, kind, info.labels, outputs, arguments, engine)
 
     def provenance(self) -> dict[str, str]:
         return {**self.engine.describe(), "input": "k-space samples, no image was reconstructed"}
+
+
+def check_scale(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse a network that takes k-space values as they are: a scanner's have another scale than those of training.
+
+    Raises
+    ------
+    ConfigError : `compand` is 0.
+    """
+    if not arguments.get("compand"):
+        raise ConfigError(
+            f"the model {name} takes raw k-space values (compand = 0), and a scanner's scale is not that of training",
+            where="compand",
+            likely="its labels would depend on the receiver's gain",
+            hint="train with network.arguments.compand = 0.33, which divides by the largest value",
+        )
+
+
+class KeptSamples:
+    """Counts the bytes that a stage keeps of a scan."""
+
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        self._limit_bytes = MAX_KEPT_BYTES if limit_bytes is None else limit_bytes
+        self._n_bytes = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count what is kept.
+
+        Raises
+        ------
+        ScanError : it would be more than the limit.
+        """
+        if self._n_bytes + n_bytes > self._limit_bytes:
+            raise ScanError(
+                f"the samples of this scan take more than {self._limit_bytes >> 20} MiB",
+                likely="slices that never end, or many more readouts than the header promises",
+                hint="fewer slices or frames in one scan, and --set coils.compress=1",
+            )
+        self._n_bytes += n_bytes
+
+    def free(self, n_bytes: int) -> None:
+        """Count what is kept no longer."""
+        self._n_bytes -= n_bytes
 
 
 @dataclass(frozen=True)
@@ -84,10 +146,20 @@ class CinePlan:
 
         Raises
         ------
+        ScanError : more pixels than are labelled at once (`MAX_SLICE_PIXELS`, `MAX_PIXELS`).
         ConfigError : as many views as slices are needed, or none.
         """
         nx, ny, _ = scan.recon_matrix
         n_slices = scan.limit("slice").size
+        n_pixels = n_frames * ny * nx
+        if n_pixels > MAX_SLICE_PIXELS or n_slices * n_pixels > MAX_PIXELS:
+            raise ScanError(
+                f"{n_slices} slices of {n_frames} frames of {ny} x {nx} pixels are too many to label; "
+                f"{MAX_SLICE_PIXELS} pixels in a slice and {MAX_PIXELS} in all are the limits",
+                where="encoding limits and recon space of the header",
+                likely="the limit of the counter phase, or of slice, is wrong",
+                hint="send the slices as several scans",
+            )
         views = tuple((config.views or str(scan.user_parameters.get("views", ""))).split())
         if views and len(views) != n_slices:
             raise ConfigError(

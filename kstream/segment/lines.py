@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CineConfig
-from ..errors import ModelError, ScanError, ShapeError
+from ..errors import ConfigError, ModelError, ScanError, ShapeError
 from ..output.phenotypes import PHENOTYPES
 from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
-from .cine import CineModel, CinePlan, Heart, disease_probabilities, findings, with_findings
+from .cine import CineModel, CinePlan, Heart, KeptSamples, disease_probabilities, findings, with_findings
 
 
 def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int]) -> Float:
@@ -21,13 +21,26 @@ def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int
     Raises
     ------
     ScanError : the readout is no line along x on the grid.
+    ShapeError : it has another number of samples than the images have columns.
     """
-    ny, _ = plane
+    ny, nx = plane
+    if len(trajectory) != nx:
+        raise ShapeError(
+            f"the line has {len(trajectory)} samples, and the model takes {nx}",
+            likely="an asymmetric echo, or oversampling along x that was not removed",
+            hint="--set readouts.remove_oversampling=true",
+        )
     ky = float(trajectory[0, 1]) + ny // 2
     if float(np.ptp(trajectory[:, 1])) > 1e-3 or abs(ky - round(ky)) > 1e-2 or not 0 <= round(ky) < ny:
         raise ScanError(
             "the model takes Cartesian lines along x, and this readout is none",
             likely="a radial scan",
+            hint="a model that takes samples anywhere: preset cine-disk",
+        )
+    if float(np.abs(trajectory[:, 0] - (np.arange(nx) - nx // 2)).max()) > 1e-2:
+        raise ScanError(
+            "the samples of this line do not lie on the grid along x",
+            likely="a readout that runs backwards, or was sampled on a ramp",
             hint="a model that takes samples anywhere: preset cine-disk",
         )
     return np.array([number, frame, round(ky)], np.float32)
@@ -88,6 +101,31 @@ def analyse_lines(model: CineModel, places: Float, values: Float, plan: CinePlan
     )
 
 
+def check_fit(model: CineModel, plan: CinePlan) -> None:
+    """Refuse a scan that the network was not built for, before k-space comes.
+
+    Raises
+    ------
+    ConfigError : another number of slices, frames, pixels, or long-axis views.
+    """
+    arguments = model.arguments
+    wanted = {"n_slices": arguments["n_slices"], "n_frames": arguments["n_frames"], "plane": tuple(arguments["plane"])}
+    found = {"n_slices": plan.n_slices, "n_frames": plan.n_frames, "plane": plan.plane}
+    if plan.views:
+        n_long = int(arguments["n_long_axis"])
+        wanted["views"] = " ".join("long" if n < n_long else "sax" for n in range(plan.n_slices))
+        found["views"] = " ".join("sax" if view.startswith("sax") else "long" for view in plan.views)
+    wrong = [name for name in wanted if wanted[name] != found[name]]
+    if wrong:
+        raise ConfigError(
+            f"the model {model.name} does not fit the scan: "
+            + "; ".join(f"{name} is {found[name]}, expected {wanted[name]}" for name in wrong),
+            where="cine.model",
+            likely="it was trained for another protocol",
+            hint="kstream models show; preset cine-disk takes any number of slices and frames",
+        )
+
+
 class AnalyseLines:
     """Stage: collect Cartesian lines, label a frame again and again while they come, and tell everything at the end.
 
@@ -98,14 +136,19 @@ class AnalyseLines:
     model : a network of kind ``lines``.
     plan : sizes of the scan.
     config : when to update.
+
+    Raises
+    ------
+    ConfigError : the network was built for another scan (`check_fit`).
     """
 
     takes = (Readout, FrameEnd)
     gives = (LabelMap, FrameEnd, Findings)
 
     def __init__(self, model: CineModel, plan: CinePlan, config: CineConfig) -> None:
+        check_fit(model, plan)
         self._model, self._plan, self._config = model, plan, config
-        self._lines = _Lines()
+        self._lines, self._kept = _Lines(), KeptSamples()
         self._is_over = False
 
     def push(self, item: Readout | FrameEnd) -> list[Any]:
@@ -117,8 +160,10 @@ class AnalyseLines:
             raise ShapeError(
                 f"the model takes lines of one coil, not of {item.data.shape[0]}", hint="--set coils.compress=1"
             )
-        lines.places.append(line_place(item.trajectory, item.frame, item.slice, self._plan.plane))
-        lines.values.append(line_values(item.data[0]))
+        place, values = line_place(item.trajectory, item.frame, item.slice, self._plan.plane), line_values(item.data[0])
+        self._kept.add(place.nbytes + values.nbytes)
+        lines.places.append(place)
+        lines.values.append(values)
         if item.geometry is not None:
             lines.geometries[item.slice] = item.geometry
         due = self._config.update == "lines" and len(lines.values) % self._config.update_lines == 0

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from ..config import CineConfig
 from ..errors import ModelError, ShapeError
 from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
-from .cine import CineModel, CinePlan, Heart, findings, with_findings
+from .cine import CineModel, CinePlan, Heart, KeptSamples, findings, with_findings
 
 Labels = NDArray[np.uint8]
+
+MAX_QUERIES = 2**20
+"""Pixels that the network is asked for at once: 64 frames of 128 x 128, 16 MiB of logits of four classes."""
 
 
 def sample_coordinates(trajectory: Float, frame: int, n_frames: int, plane: tuple[int, int]) -> Float:
@@ -32,11 +35,19 @@ def sample_coordinates(trajectory: Float, frame: int, n_frames: int, plane: tupl
     return coordinates
 
 
-def frame_queries(frames: NDArray[np.integer], n_frames: int, plane: tuple[int, int]) -> Float:
-    """Coordinates of every pixel of some frames: float32 ``(frames * y * x, yxt)``."""
+def frame_queries(
+    frames: NDArray[np.integer], n_frames: int, plane: tuple[int, int], only: slice = slice(None)
+) -> Float:
+    """Coordinates of every pixel of some frames: float32 ``(frames * y * x, yxt)``.
+
+    Parameters
+    ----------
+    only : a part of these pixels, counted frame by frame and row by row.
+    """
     ny, nx = plane
-    t, y, x = np.meshgrid(frames / n_frames, np.arange(ny) / ny, np.arange(nx) / nx, indexing="ij")
-    return np.stack((y, x, t), axis=-1).reshape(-1, 3).astype(np.float32)
+    pixels = np.arange(*only.indices(len(frames) * ny * nx))
+    frame, y, x = np.unravel_index(pixels, (len(frames), ny, nx))
+    return np.stack([part.astype(np.float32) for part in (y / ny, x / nx, frames[frame] / n_frames)], axis=-1)
 
 
 def real_values(samples: Complex) -> Float:
@@ -49,6 +60,8 @@ def label_frames(
 ) -> Labels:
     """Labels of some frames from the samples of their slice: uint8 ``(frames, y, x)``.
 
+    The network is asked for at most `MAX_QUERIES` pixels at a time, so that memory does not grow with the frames.
+
     Parameters
     ----------
     coordinates, values : `sample_coordinates` and `real_values` of all samples.
@@ -57,15 +70,18 @@ def label_frames(
     ------
     ModelError : the network fails, or gives something else than logits ``(1, classes, queries)``.
     """
-    queries = frame_queries(frames, plan.n_frames, plan.plane)
-    logits, *_ = model.engine.run_arrays((coordinates[None], values[None], queries[None]))
-    if logits.shape != (1, len(model.labels.names), len(queries)):
-        raise ModelError(
-            f"the model gave {logits.shape}, expected (1, {len(model.labels.names)}, {len(queries)})",
-            likely="a bundle of another kind",
-        )
-    labels = logits[0].argmax(axis=0).reshape(len(frames), *plan.plane)
-    return np.asarray(labels, np.uint8)
+    labels = np.empty((len(frames), *plan.plane), np.uint8)
+    for begin in range(0, labels.size, MAX_QUERIES):
+        only = slice(begin, begin + MAX_QUERIES)
+        queries = frame_queries(frames, plan.n_frames, plan.plane, only)
+        logits, *_ = model.engine.run_arrays((coordinates[None], values[None], queries[None]))
+        if logits.shape != (1, len(model.labels.names), len(queries)):
+            raise ModelError(
+                f"the model gave {logits.shape}, expected (1, {len(model.labels.names)}, {len(queries)})",
+                likely="a bundle of another kind",
+            )
+        labels.reshape(-1)[only] = logits[0].argmax(axis=0)
+    return labels
 
 
 @dataclass
@@ -77,6 +93,7 @@ class _Slice:
     ended: set[int] = field(default_factory=set)
     geometry: Geometry | None = None
     n_readouts: int = 0
+    n_bytes: int = 0
     received_ns: int = 0
 
 
@@ -101,6 +118,7 @@ class SegmentPoints:
         self._model, self._plan, self._config = model, plan, config
         self._slices: dict[int, _Slice] = {}
         self._heart = Heart(plan, model.labels)
+        self._kept = KeptSamples()
         self._last_ns = 0
         self._has_told = False
 
@@ -114,8 +132,12 @@ class SegmentPoints:
                 f"the model takes samples of one coil, not of {item.data.shape[0]}", hint="--set coils.compress=1"
             )
         plan = self._plan
-        state.coordinates.append(sample_coordinates(item.trajectory, item.frame, plan.n_frames, plan.plane))
-        state.values.append(real_values(item.data[0]))
+        coordinates = sample_coordinates(item.trajectory, item.frame, plan.n_frames, plan.plane)
+        values = real_values(item.data[0])
+        self._kept.add(coordinates.nbytes + values.nbytes)
+        state.n_bytes += coordinates.nbytes + values.nbytes
+        state.coordinates.append(coordinates)
+        state.values.append(values)
         state.geometry = item.geometry or state.geometry
         state.n_readouts += 1
         due = self._config.update == "lines" and state.n_readouts % self._config.update_lines == 0
@@ -135,6 +157,7 @@ class SegmentPoints:
         if len(state.ended) == self._plan.n_frames:
             del self._slices[end.slice]
             maps = self._final(end.slice, state)
+            self._kept.free(state.n_bytes)
             if not self._heart.is_whole:
                 return [end, *maps]
             told = self._told()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from ..errors import ProtocolError
 from ..stream.telemetry import FIRST_NS, Durations
 from .worker_wire import Head, read_array
+
+log = logging.getLogger("kstream.serve")
 
 MAX_SESSIONS, MAX_LINES, MAX_WARNINGS = 20, 400, 20
 MAX_PATHS = 2048
@@ -83,7 +86,14 @@ class Viewer:
 
 def event_text(name: str, data: Mapping[str, Any]) -> str:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'), allow_nan=False)}\n\n"
+
+
+class Mark(NamedTuple):
+    """Where to look first: ``plane``, ``y`` and ``x``, or None; and how many voxels of its plane speak for it."""
+
+    n_voxels: int
+    place: dict[str, int] | None
 
 
 @dataclass
@@ -94,9 +104,15 @@ class _Frame:
     fields: dict[str, Any] = field(default_factory=dict)
     windows: dict[int, tuple[float, float]] = field(default_factory=dict)
     volumes_ml: dict[int, list[float]] = field(default_factory=dict)
+    marks: dict[int, Mark] = field(default_factory=dict)
+    revisions: dict[str, dict[int, int]] = field(default_factory=lambda: {"image": {}, "labels": {}})
 
     def describe(self) -> dict[str, Any]:
-        told = {"frame": self.number, **self.fields}
+        """For JSON; ``revisions`` number the volumes that are kept, by kind and slice, and are never used again."""
+        told = {"frame": self.number, **self.fields, "revisions": self.revisions}
+        told |= {f"has_{kind}": bool(slices) for kind, slices in self.revisions.items()}
+        if self.marks:
+            told["mark"] = max(self.marks.values(), key=lambda mark: mark.n_voxels).place
         if self.windows:
             told["window"] = [min(low for low, _ in self.windows.values()), max(h for _, h in self.windows.values())]
         if self.volumes_ml:
@@ -110,6 +126,7 @@ class _Session:
 
     about: dict[str, Any] = field(default_factory=dict)
     frames: OrderedDict[int, _Frame] = field(default_factory=OrderedDict)
+    first_frame: int | None = None
     history: deque[list[float | None]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     deliveries: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_DELIVERIES))
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
@@ -118,6 +135,11 @@ class _Session:
 
     def describe(self) -> dict[str, Any]:
         return {**self.about, "warnings": list(self.warnings)}
+
+    def frame(self, number: int) -> _Frame:
+        """What is known of a frame, from now on if nothing was."""
+        self.first_frame = number if self.first_frame is None else min(self.first_frame, number)
+        return self.frames.setdefault(number, _Frame(number))
 
     def everything(self) -> dict[str, Any]:
         return {
@@ -140,7 +162,7 @@ class Board:
     def __init__(self, volume_bytes: int = VOLUME_BYTES) -> None:
         self._volume_bytes = volume_bytes
         self._volumes: OrderedDict[Place, NDArray[Any]] = OrderedDict()
-        self._n_bytes = 0
+        self._n_bytes = self._n_revisions = 0
         self._server: dict[str, Any] = {}
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._lines: deque[dict[str, Any]] = deque(maxlen=MAX_LINES)
@@ -181,8 +203,8 @@ class Board:
         found = self._found(session, frame, plane, kind)
         return None if found is None else found[0][found[1]]
 
-    def curve(self, session: str, plane: int, y: int, x: int) -> dict[str, list[float]]:
-        """Magnitude of one voxel in all frames that are kept."""
+    def curve(self, session: str, plane: int, y: int, x: int) -> dict[str, Any]:
+        """Magnitude of one voxel in all frames that are kept, and whether the scan's first frame is among them."""
         frames: list[float] = []
         values: list[float] = []
         known = self._sessions.get(session)
@@ -194,7 +216,8 @@ class Board:
             if 0 <= y < volume.shape[1] and 0 <= x < volume.shape[2]:
                 frames.append(frame)
                 values.append(float(np.nan_to_num(np.abs(volume[z, y, x]))))
-        return {"frames": frames, "values": values}
+        has_first = known is not None and bool(frames) and frames[0] == known.first_frame
+        return {"frames": frames, "values": values, "has_first": has_first}
 
     def _found(self, session: str, frame: int, plane: int, kind: str) -> tuple[NDArray[Any], int] | None:
         """The volume that holds a plane, and its place in it."""
@@ -217,6 +240,11 @@ class Board:
         ProtocolError : its array is not what its head says.
         """
         fields = {name: value for name, value in head.items() if name not in ("kstream", "kind", "id")}
+        try:
+            json.dumps(fields, allow_nan=False)
+        except ValueError:  # browsers refuse such an event, and everything in which it would be told again
+            log.error("the live page leaves out an event %s: a number in it is not finite", head["kind"])
+            return
         match head["kind"]:
             case "server":
                 self._server = fields
@@ -278,7 +306,8 @@ class Board:
         levels = {(frame, spoke): (n, level) for frame, spoke, n, level in fields["levels"]}
         told = []
         for frame, spoke, path in zip(fields["frames"], fields["spokes"], points, strict=True):
-            item = {"frame": frame, "spoke": spoke, "path": [round(float(v), 2) for v in path.reshape(-1)]}
+            finite = np.nan_to_num(path.reshape(-1), posinf=0, neginf=0)
+            item = {"frame": frame, "spoke": spoke, "path": [round(float(v), 2) for v in finite]}
             if (frame, spoke) in levels:
                 item["n_samples"], item["level_db"] = levels[frame, spoke]
             session.spokes.append(item)
@@ -287,8 +316,8 @@ class Board:
 
     def _frame(self, fields: Mapping[str, Any], more: Mapping[str, Any]) -> _Frame:
         """Note something of a frame, and tell it."""
-        session, number = self._session(fields), int(fields["frame"])
-        frame = session.frames.setdefault(number, _Frame(number))
+        session = self._session(fields)
+        frame = session.frame(int(fields["frame"]))
         frame.fields |= more
         while len(session.frames) > MAX_FRAMES:
             session.frames.popitem(last=False)
@@ -300,54 +329,66 @@ class Board:
             raise ProtocolError(f"a volume of shape {volume.shape}", likely="server and watcher differ")
         session = self._session(fields)
         number, slice_ = int(fields["frame"]), int(fields["slice"])
-        frame = session.frames.setdefault(number, _Frame(number))
+        frame = session.frame(number)
         geometry = {"voxel_size_mm": fields["voxel_size_mm"], "affine_lps": fields["affine_lps"]}
-        more: dict[str, Any] = {"shape": list(volume.shape), **geometry, f"has_{kind}": True}
+        more: dict[str, Any] = {"shape": list(volume.shape), **geometry}
         if kind == "image":
             frame.windows[slice_] = window_of(volume)
         else:
             more |= {"table": fields["table"], "provenance": fields["provenance"]}
-            more["mark"] = self._mark(session, slice_, volume)
-            voxel_ml = float(np.prod(fields["voxel_size_mm"])) / 1000
+            frame.marks[slice_] = self._mark(session, slice_, _pointed(volume, [row[0] for row in fields["table"]]))
             counts = np.bincount(volume.reshape(-1), minlength=len(fields["table"]))
-            frame.volumes_ml[slice_] = [float(n) * voxel_ml for n in counts]
+            if fields["voxel_size_mm"] is not None:
+                voxel_ml = float(np.prod(fields["voxel_size_mm"])) / 1000
+                frame.volumes_ml[slice_] = [float(n) * voxel_ml for n in counts]
         self._keep((str(fields["session"]), number, slice_, kind), volume)
         self._frame(fields, more)
 
-    def _mark(self, session: _Session, slice_: int, labels: NDArray[Any]) -> dict[str, int] | None:
+    def _mark(self, session: _Session, slice_: int, labels: NDArray[np.bool_]) -> Mark:
         """Where to look first: the labelled voxel nearest the middle of the plane that has most of them."""
         counts = np.count_nonzero(labels, axis=(1, 2))
         z = int(counts.argmax())
         y, x = np.nonzero(labels[z])
         if not len(y):
-            return None
+            return Mark(0, None)
         nearest = int(((y - y.mean()) ** 2 + (x - x.mean()) ** 2).argmin())
         first = int(session.about.get("plan", {}).get("first_slice", slice_))
-        return {"plane": (slice_ - first) * len(labels) + z, "y": int(y[nearest]), "x": int(x[nearest])}
+        place = {"plane": (slice_ - first) * len(labels) + z, "y": int(y[nearest]), "x": int(x[nearest])}
+        return Mark(len(y), place)
 
     def _keep(self, place: Place, volume: NDArray[Any]) -> None:
+        """Keep a volume under a new revision; those that go for it are told."""
         self._drop(place)
         self._volumes[place] = volume
         self._n_bytes += volume.nbytes
+        self._n_revisions += 1
+        session, number, slice_, kind = place
+        self._sessions[session].frame(number).revisions[kind][slice_] = self._n_revisions
         while self._n_bytes > self._volume_bytes and len(self._volumes) > 1:
-            self._drop(next(iter(self._volumes)))
+            evicted = next(iter(self._volumes))
+            frame = self._drop(evicted)
+            if frame is not None:
+                self._tell("frame", {"session": evicted[0], **frame.describe()})
 
-    def _drop(self, place: Place) -> None:
+    def _drop(self, place: Place) -> _Frame | None:
+        """Let go of a volume; gives its frame, if that is known."""
         dropped = self._volumes.pop(place, None)
         if dropped is None:
-            return
+            return None
         self._n_bytes -= dropped.nbytes
-        session = self._sessions.get(place[0])
-        if session is not None and place[1] in session.frames:
-            session.frames[place[1]].fields[f"has_{place[3]}"] = any(
-                other[:2] == place[:2] and other[3] == place[3] for other in self._volumes
-            )
+        session, number, slice_, kind = place
+        known = self._sessions.get(session)
+        frame = known.frames.get(number) if known is not None else None
+        if frame is not None:
+            frame.revisions[kind].pop(slice_, None)
+        return frame
 
     def _forget(self, name: str) -> None:
         """A session that is too old."""
         del self._sessions[name]
         for place in [place for place in self._volumes if place[0] == name]:
             self._drop(place)
+        self._tell("forgotten", {"session": name})
 
 
 def _interval(before: list[int], after: list[int]) -> list[float | None]:
@@ -361,6 +402,13 @@ def _interval(before: list[int], after: list[int]) -> list[float | None]:
     top = max(index for index, count in enumerate(added) if count)
     grown = Durations(added, n, 0, int(FIRST_NS * 2 ** ((top + 1) / 4)))
     return [round(grown.quantile_ms(share), 4) for share in (0.5, 0.95, 1.0)]
+
+
+def _pointed(labels: NDArray[Any], names: list[str]) -> NDArray[np.bool_]:
+    """What a mark may point at: lesions, if the model knows any, or else all that is labelled."""
+    lesions = [number for number, name in enumerate(names) if "lesion" in str(name).lower()]
+    found: NDArray[np.bool_] = np.isin(labels, lesions) if lesions else labels > 0
+    return found
 
 
 def window_of(volume: NDArray[Any]) -> tuple[float, float]:

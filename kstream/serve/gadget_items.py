@@ -185,7 +185,7 @@ def build_tail(scan: Scan, config: Config, segment: Segment | None) -> Pipeline:
         ImagesToKSpace(scan, counter),
         SubtractContrast(config.contrast.pre_frame),
         segment,
-        make_images(scan, config.images, counter),
+        make_images(scan, config, counter),
         source=[ImageArray],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 
@@ -12,6 +13,9 @@ from .connection import Connection, connect
 from .queries import PAGE, UNKNOWN
 
 PROBE = "isalive.xml"
+
+PAGE_URL = re.compile(r"http://[!-~]{1,2000}")
+"""Printable and without spaces: it goes to a terminal and to a browser."""
 
 
 def ping(host: str, port: int, tls: ssl.SSLContext | None = None, seconds: float = 5.0) -> float:
@@ -36,7 +40,7 @@ def page_of(host: str, port: int, tls: ssl.SSLContext | None = None, seconds: fl
 
     Raises
     ------
-    PeerError : also if the server has no page.
+    PeerError : also if the server has no page, or names as its page what no browser should be given.
     """
     answers = [m.text for m in _exchange(host, port, Query(1, PAGE), tls, seconds) if isinstance(m, Response)]
     page = next((text for text in answers if text and text != UNKNOWN), "")
@@ -45,6 +49,13 @@ def page_of(host: str, port: int, tls: ssl.SSLContext | None = None, seconds: fl
             f"the server at {host} port {port} has no live page",
             likely="it was started without one",
             hint="kstream serve --watch",
+            code="no_page",
+        )
+    if not PAGE_URL.fullmatch(page):
+        raise PeerError(
+            f"the server at {host} port {port} names as its live page what is no http address",
+            likely="it is no kstream server",
+            hint="open the page that its own `kstream serve --watch` printed",
             code="no_page",
         )
     return page

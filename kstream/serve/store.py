@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 from ..config import CineConfig, SegmentConfig
 from ..errors import ModelError
 from ..segment import LocalSegmenter, MissingModel, Segment, Segmenter
-from ..segment.cine import CineModel
+from ..segment.cine import CINE_KINDS, CineModel
 from ..stream.crew import Crew
 from ..stream.runners import ThreadCrew
 
 if TYPE_CHECKING:
-    from ..engines.array_engine import ArrayEngine
+    from ..engines.array_engine import TorchArrayEngine
     from ..engines.engine import ServedEngine
+
+log = logging.getLogger("kstream.serve")
 
 
 class SegmentSource(Protocol):
@@ -74,7 +77,7 @@ class ModelStore:
         self._device, self._engine, self._precision = device, engine, precision
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[LocalSegmenter, ServedEngine]] = {}
-        self._arrays: dict[str, ArrayEngine] = {}
+        self._arrays: dict[str, TorchArrayEngine] = {}
 
     def segment_stage(self, config: SegmentConfig) -> Segment | None:
         """See `SegmentSource`."""
@@ -103,7 +106,7 @@ class ModelStore:
 
         return CineModel.of(Bundle.load(config.model).info, self.array_engine(config.model))
 
-    def array_engine(self, model: str) -> ArrayEngine:
+    def array_engine(self, model: str) -> TorchArrayEngine:
         """The model in the bundle of a name or folder, with any inputs and outputs, proven like the others.
 
         Raises
@@ -116,7 +119,20 @@ class ModelStore:
         with self._lock:
             if model not in self._arrays:
                 self._arrays[model] = load_array_engine(Bundle.load(model), self._device)
+                if self._engine not in ("auto", "torch") or self._precision not in ("auto", "fp32"):
+                    log.warning("%s runs with torch in fp32: --engine and --precision are not for cine models", model)
             return self._arrays[model]
+
+    def takes_arrays(self, model: str) -> bool:
+        """True for a model that `array_engine` gives, False for one that `segmenter` gives.
+
+        Raises
+        ------
+        ModelError : the bundle is missing or damaged.
+        """
+        from ..models.bundle import Bundle
+
+        return Bundle.load(model).info.architecture in CINE_KINDS
 
     def prove(self, model: str) -> None:
         """Run a loaded model's example again: after a failure that may have spoilt its device for good.
@@ -125,7 +141,10 @@ class ModelStore:
         ------
         ModelError : it no longer gives what it once gave.
         """
-        self._loaded[model][1].prove()
+        if model in self._loaded:
+            self._loaded[model][1].prove()
+        if model in self._arrays:
+            self._arrays[model].prove()
 
 
 @contextlib.contextmanager

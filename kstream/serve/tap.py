@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..stream.telemetry import Durations
 from ..types import Float, FrameEnd, FrameImage, Geometry, LabelMap, Readout, Scan
@@ -82,34 +82,44 @@ class _Path:
 
 
 class _Volumes:
-    """Volumes that wait: bounded in bytes, the newest stay."""
+    """Volumes that wait: the newest is taken first, and the newest stay within the bytes that there are."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._waiting: deque[Event] = deque()
+        self._waiting: dict[tuple[Any, ...], Event] = {}  # in the order in which they came
         self._n_bytes = 0
         self.n_lost = 0
 
     def put(self, volume: Event) -> None:
+        """Add a volume, in place of the one that it supersedes: of the same session, frame, slice and kind."""
         n_bytes = _size(volume)
+        place = (volume.kind, *(volume.fields[name] for name in ("session", "frame", "slice")))
         with self._lock:
             if n_bytes > self._max_bytes:
                 self.n_lost += 1
                 return
+            if place in self._waiting:
+                self._drop(place)
             while self._n_bytes + n_bytes > self._max_bytes:
-                self._n_bytes -= _size(self._waiting.popleft())
+                self._drop(next(iter(self._waiting)))
                 self.n_lost += 1
-            self._waiting.append(volume)
+            self._waiting[place] = volume
             self._n_bytes += n_bytes
 
     def take(self) -> Event | None:
         with self._lock:
-            if not self._waiting:
-                return None
-            volume = self._waiting.popleft()
-            self._n_bytes -= _size(volume)
-            return volume
+            return self._drop(next(reversed(self._waiting))) if self._waiting else None
+
+    def waits_for(self, session: str) -> bool:
+        """True while a volume of a session waits."""
+        with self._lock:
+            return any(volume.fields["session"] == session for volume in self._waiting.values())
+
+    def _drop(self, place: tuple[Any, ...]) -> Event:
+        volume = self._waiting.pop(place)
+        self._n_bytes -= _size(volume)
+        return volume
 
     def clear(self) -> None:
         with self._lock:
@@ -220,6 +230,7 @@ class SessionTap:
         if readout.partition != self._centre or readout.slice != self._middle or not self._tap.is_open:
             return
         step = len(readout.trajectory) // POINTS + 1
+        self._tap.n_lost_paths += len(self._tap.paths) == PATHS
         self._tap.paths.append(_Path(self.name, readout.frame, readout.key[0], readout.trajectory[::step, :2].copy()))
         self.newest.append(readout)
 
@@ -259,6 +270,7 @@ class Tap:
         self.page_url = ""
         self.is_open = True
         self.paths: deque[_Path] = deque(maxlen=PATHS)
+        self.n_lost_paths = 0  # roughly: sessions count in threads of their own
         self._moments: deque[Event] = deque(maxlen=MOMENTS)
         self._lines: deque[Event] = deque(maxlen=LINES)
         self._volumes = _Volumes(VOLUME_BYTES)
@@ -314,7 +326,8 @@ class Tap:
         yield from _taken(self._lines)
         if now - self._told_s >= STATE_S:
             self._told_s = now
-            yield Event("server", {"at_s": now, "n_lost": self._volumes.n_lost, **self.about()})
+            lost = {"n_lost": self._volumes.n_lost, "n_lost_paths": self.n_lost_paths}
+            yield Event("server", {"at_s": now, **lost, **self.about()})
             for about in [session.describe() for session in sessions if session.is_measuring]:
                 if about["state"] != "ended":  # since we looked; it is told below
                     yield Event("session", {"at_s": now, **about})
@@ -323,9 +336,16 @@ class Tap:
         volume = self._volumes.take()
         if volume is not None and volume.array is not None:
             yield volume._replace(array=np.ascontiguousarray(volume.array))
-            return  # the end of a session is told after its volumes
-        for session in _taken(self._ended):
+        for session in self._over():
             yield Event("session", {"at_s": now, **session.describe()})
+
+    def _over(self) -> list[SessionTap]:
+        """Sessions that ended and whose volumes have all been told; the others stay."""
+        with self._lock:
+            over = [session for session in self._ended if not self._volumes.waits_for(session.name)]
+            for session in over:
+                self._ended.remove(session)
+        return over
 
     def _spokes(self, sessions: Mapping[str, SessionTap]) -> Iterator[Event]:
         """Paths of new readouts, one event for each run of one session and number of points."""
@@ -384,19 +404,22 @@ def _scan_fields(scan: Scan) -> dict[str, Any]:
     return {
         "recon_matrix": list(scan.recon_matrix),
         "encoded_matrix": list(scan.encoded_matrix),
-        "recon_fov_mm": list(scan.recon_fov_mm),
-        "encoded_fov_mm": list(scan.encoded_fov_mm),
+        "recon_fov_mm": _finite(scan.recon_fov_mm),
+        "encoded_fov_mm": _finite(scan.encoded_fov_mm),
         "trajectory": scan.trajectory,
         "n_coils": scan.n_coils,
-        "field_strength_t": scan.field_strength_t,
+        "field_strength_t": _finite(scan.field_strength_t),
     }
 
 
 def _geometry_fields(geometry: Geometry) -> dict[str, Any]:
-    return {
-        "voxel_size_mm": list(geometry.voxel_size_mm),
-        "affine_lps": geometry.affine_lps.round(6).tolist(),
-    }
+    return {"voxel_size_mm": _finite(geometry.voxel_size_mm), "affine_lps": _finite(geometry.affine_lps.round(6))}
+
+
+def _finite(numbers: ArrayLike) -> Any:
+    """Numbers for JSON, which knows no NaN and no infinity: None in their place if any is one."""
+    array = np.asarray(numbers, np.float64)
+    return array.tolist() if np.isfinite(array).all() else None
 
 
 class _LineHandler(logging.Handler):

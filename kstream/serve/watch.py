@@ -23,6 +23,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -134,16 +135,20 @@ class LivePage:
         poller = zmq.Poller()
         poller.register(pair, zmq.POLLIN)
         poller.register(process.lifeline.fileno(), zmq.POLLIN)
+        has_answered, until = False, time.monotonic() + START_S
         while not self._stopping.is_set():
             events = dict(poller.poll(TICK_MS))
             if process.lifeline.fileno() in events:
                 raise PeerError(f"its process is gone: {process.how_it_ended()}")
             if pair in events:
+                has_answered = True
                 request = int(decode_head(pair.recv_multipart()[0])["id"])
                 for event in self.tap.gather():
                     _send(pair, request, event)
                 _send(pair, request, Event("end", {}))
                 self._stopping.wait(INTERVAL_S)
+            elif not has_answered and time.monotonic() > until:
+                raise PeerError(f"its process did not answer within {START_S:g} s")
 
 
 def _send(pair: zmq.Socket[bytes], request: int, event: Event) -> None:

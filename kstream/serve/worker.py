@@ -67,6 +67,9 @@ class ModelSource(Protocol):
     def array_engine(self, model: str) -> ArrayEngine:
         """A model with any inputs and outputs."""
 
+    def takes_arrays(self, model: str) -> bool:
+        """True for a model that `array_engine` gives, False for one that `segmenter` gives."""
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
@@ -118,6 +121,7 @@ class Worker:
         self._running: _Job | None = None
         self._n_open = 0
         self._models: dict[str, Segmenter] = {}
+        self._arrays: dict[str, ArrayEngine] = {}
         self._n_frames = 0
         self._exit_code: int | None = None
         self._failure: KstreamError | None = None
@@ -229,7 +233,7 @@ class Worker:
     def _status(self) -> Head:
         return {
             "pid": os.getpid(),
-            "models": sorted(self._models),
+            "models": sorted(self._models.keys() | self._arrays.keys()),
             "is_busy": self._running is not None,
             "n_frames": self._n_frames,
             "rss_bytes": resident_bytes(),
@@ -252,8 +256,14 @@ class Worker:
     def _preload(self) -> None:
         for model in self._options.models:
             try:
-                self._segmenter(model)
-            except KstreamError as error:
+                if self._source.takes_arrays(model):
+                    self._array_engine(model)
+                else:
+                    self._segmenter(model)
+            except Exception as error:  # whatever it is: without its computing thread a worker would answer nobody
+                if not isinstance(error, KstreamError):
+                    log.exception("the model %s cannot be loaded", model)
+                    error = StageError.of(error, "the model worker")
                 self._failure = error
                 self.end(error.exit_code)
                 return
@@ -277,7 +287,7 @@ class Worker:
     def _proof(self, job: _Job) -> Head:
         """After a failure: the model still works, or this process is of no use (a failed device stays failed)."""
         model = str(job.head.get("model"))
-        if job.head["kind"] != "segment" or model not in self._models:
+        if job.head["kind"] == "describe" or (model not in self._models and model not in self._arrays):
             return {}
         try:
             self._source.prove(model)
@@ -291,12 +301,7 @@ class Worker:
         head = job.head
         difference = read_array(head, job.payload, "complex64")
         segmenter = self._segmenter(str(head.get("model")))
-        if head.get("sha256") and segmenter.info.sha256 and head["sha256"] != segmenter.info.sha256:
-            raise ModelError(
-                f"the worker's {segmenter.info.name} has other weights than the one that the scan began with",
-                likely="a bundle was exchanged while workers ran, or workers have different bundles of one name",
-                hint="start all workers again, with the same bundle",
-            )
+        _check_weights(head, segmenter.info.name, segmenter.info.sha256)
         made = segmenter.segment(difference)
         self._n_frames += 1
         fields = {**array_fields(made.labels), "provenance": dict(made.provenance), "warnings": list(made.warnings)}
@@ -308,15 +313,15 @@ class Worker:
 
     def _evaluate(self, job: _Job) -> tuple[bytes, memoryview]:
         head = job.head
-        model = str(head.get("model"))
-        self._check_allowed(model)
-        engine = self._source.array_engine(model)
+        engine = self._array_engine(str(head.get("model")))
+        told = engine.describe()
+        _check_weights(head, told.get("model", ""), told.get("sha256", ""))
         fields, data = pack_arrays(engine.run_arrays(read_arrays(head, job.payload)))
         self._n_frames += 1
         if self._has_grown():
             fields["is_last"] = True
             self.end(EXIT_REPLACE)
-        return encode_head("evaluate", head["id"], **fields, provenance=engine.describe()), memoryview(data)
+        return encode_head("evaluate", head["id"], **fields, provenance=told), memoryview(data)
 
     def _check_allowed(self, model: str) -> None:
         options = self._options
@@ -334,6 +339,14 @@ class Worker:
             self._models[model] = self._source.segmenter(model)
             log.info("model %s is ready", model)
         return self._models[model]
+
+    def _array_engine(self, model: str) -> ArrayEngine:
+        """The same of a model with any inputs and outputs."""
+        if model not in self._arrays:
+            self._check_allowed(model)
+            self._arrays[model] = self._source.array_engine(model)
+            log.info("model %s is ready", model)
+        return self._arrays[model]
 
     def _has_grown(self) -> bool:
         limit, used = self._options.memory_gib * 2**30, resident_bytes()
@@ -400,6 +413,16 @@ def serve_models(options: WorkerOptions, source: ModelSource) -> int:
     if options.is_owned:
         _offer_to_kernel()
     return worker.run()
+
+
+def _check_weights(head: Head, name: str, sha256: str) -> None:
+    """Raise `ModelError` if a request was made for other weights than those that are loaded."""
+    if head.get("sha256") and sha256 and head["sha256"] != sha256:
+        raise ModelError(
+            f"the worker's {name} has other weights than the one that the scan began with",
+            likely="a bundle was exchanged while workers ran, or workers have different bundles of one name",
+            hint="start all workers again, with the same bundle",
+        )
 
 
 def _timeout_s(head: Head) -> float:

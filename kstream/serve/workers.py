@@ -244,7 +244,8 @@ class ModelWorkers:
 
     def cine_model(self, config: CineConfig) -> CineModel:
         """See `SegmentSource`: the network runs in a worker; its bundle must be known here too."""
-        return CineModel.of(Bundle.load(config.model).info, _RemoteArrayEngine(self, config.model))
+        info = Bundle.load(config.model).info
+        return CineModel.of(info, _RemoteArrayEngine(self, config.model, info.sha256))
 
     def describe(self) -> dict[str, Any]:
         """Workers and counters, for logs, metrics and `kstream doctor`."""
@@ -302,12 +303,19 @@ class ModelWorkers:
         found = np.frombuffer(labels, np.uint8).reshape(volume.shape)
         return Segmentation(found, provenance, warnings, read_seconds(answer))
 
-    def evaluate(self, model: str, inputs: Sequence[Array]) -> tuple[tuple[Array, ...], dict[str, str]]:
-        """Outputs of a network with any inputs, and what made them, by the policy at the head of this file."""
+    def evaluate(
+        self, model: str, inputs: Sequence[Array], sha256: str = ""
+    ) -> tuple[tuple[Array, ...], dict[str, str]]:
+        """Outputs of a network with any inputs, and what made them, by the policy at the head of this file.
+
+        Parameters
+        ----------
+        sha256 : of the weights that the measurement began with; empty takes any.
+        """
         self._note("requests")
         try:
             fields, payload = pack_arrays(inputs)
-            answer, data = self._ask("evaluate", payload, model=model, **fields)
+            answer, data = self._ask("evaluate", payload, model=model, sha256=sha256, **fields)
         except _AbsentError:
             self._note("local")
             engine = self._store.array_engine(model)
@@ -613,12 +621,12 @@ class _RemoteSegmenter:
 class _RemoteArrayEngine:
     """A network with any inputs in some worker of a pool."""
 
-    def __init__(self, workers: ModelWorkers, model: str) -> None:
-        self._workers, self._model = workers, model
+    def __init__(self, workers: ModelWorkers, model: str, sha256: str) -> None:
+        self._workers, self._model, self._sha256 = workers, model, sha256
         self._told: dict[str, str] = {"model": model}
 
     def run_arrays(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        outputs, self._told = self._workers.evaluate(self._model, inputs)
+        outputs, self._told = self._workers.evaluate(self._model, inputs, self._sha256)
         return outputs
 
     def describe(self) -> dict[str, str]:

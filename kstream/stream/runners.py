@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
 from ..errors import KstreamError
@@ -83,9 +83,10 @@ class ThreadCrew:
         try:
             work_on()
         finally:
-            for helper in helpers:
-                if not helper.cancel():
-                    helper.result()
+            busy = [helper for helper in helpers if not helper.cancel()]
+            wait(busy)  # all of them, before any error is raised: they work in the caller's arrays
+        for helper in busy:
+            helper.result()
 
     def submit(self, work: Callable[[], T]) -> Task[T]:
         """Do this in the background thread, and wake the stream when it is done."""

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from kstream.cli.own_server import open_page, own_server
+from kstream.cli.own_server import open_page, own_server, tunnel_hint, watched
+from kstream.cli.serve import _run
 from kstream.errors import PeerError
+from kstream.serve.server import MrdServer
+from kstream.serve.settings import PageSettings
+from kstream.serve.tap import Tap
+from kstream.serve.watch import LivePage
+from kstream.serve.workers import ModelWorkers, WorkerSettings
 from tests.serve.pages import events_of, get
 
 KSTREAM = [sys.executable, "-m", "kstream"]
@@ -52,6 +58,36 @@ def test_replay_shows_the_page_of_the_server_that_it_sends_to(recording: Path, t
         assert f"live page on {page}" in done.stderr
         assert events.until("session", state="ended")["outcome"] == "completed"
         assert get(page, "/image/2/0/0")[0] == 200  # session 1 was the question for the page
+
+
+def test_a_replay_that_fails_beside_a_page_ends_as_a_peer_error(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kstream.serve import probe
+
+    monkeypatch.setattr(probe, "page_of", lambda *_: "http://127.0.0.1:1/")
+    with pytest.raises(PeerError, match="gone"), watched("127.0.0.1", 9, None, tmp_path / "log"):
+        raise PeerError("the server is gone", code="no_connection")
+
+
+def test_the_page_of_another_machine_is_reached_through_a_tunnel() -> None:
+    hint = tunnel_hint("scanner.example", "http://127.0.0.1:9003/")
+    assert "ssh -L 9003:127.0.0.1:9003 scanner.example" in hint
+    assert tunnel_hint("127.0.0.1", "http://127.0.0.1:9003/") == ""
+    assert tunnel_hint("scanner.example", "http://10.0.0.7:9003/") == ""
+
+
+def test_a_token_is_not_put_on_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("kstream.cli.own_server.open_page", opened.append)
+    for has_token in (True, False):
+        page = LivePage(Tap(), PageSettings(port=0, has_token=has_token))
+        monkeypatch.setattr(page, "start", lambda: None)
+        server = MrdServer(port=0, tap=page.tap)
+        monkeypatch.setattr(server, "serve_forever", lambda: None)
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        _run(server, ModelWorkers(WorkerSettings()), None, 0.1, None, page)
+        assert opened == ([] if has_token else [page.url])
 
 
 def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kstream.engines import artifact, build, load_engine
+from kstream.engines import artifact, build, load_engine, machine
 from kstream.engines.artifact import MANIFEST, Manifest
 from kstream.engines.gate import Reference
 from kstream.engines.torch_engine import TorchEngine
 from kstream.errors import ModelError, ShapeError
 from kstream.models.bundle import Bundle
-from tests.engines.toys import SPACE, toy
+from tests.engines.toys import HYBRID, SPACE, toy
 
 pytestmark = [
     pytest.mark.skipif(find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="needs kstream[onnx]"),
@@ -43,12 +45,15 @@ def copy(compiled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(compiled, tmp_path / "copy"))
 
 
-def edit(folder: Path, *path: str, value: object) -> None:
+def edit(folder: Path, *path: str, value: object, is_signed: bool = True) -> None:
+    """Change a value of the manifest, and its hash of itself, as if the engine had been built so."""
     manifest = json.loads((folder / MANIFEST).read_text())
     inner = manifest
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
+    if is_signed:
+        manifest["digest"] = Manifest.from_json(manifest).digest
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -93,11 +98,36 @@ def test_an_engine_in_the_cache_is_found_by_its_name(
     assert not list(folder.parent.glob(".building-*"))
 
 
+def test_of_several_engines_in_the_cache_each_runs_its_shape_and_a_damaged_one_is_passed_over(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "cache"))
+    other, digests = (4, 12, 12), {}
+    for shape in (SPACE, other):
+        plan = build.plan_for(bundle, "onnxruntime", "fp32", "cpu", (shape,), (1,), "gemm")
+        folder, manifest = build.compile_engine(bundle, plan)
+        digests[shape] = manifest.digest
+    engine, eager = load_engine(bundle, engine="onnxruntime"), TorchEngine(bundle.build(), {})
+    for shape in (SPACE, other, SPACE):
+        batch = np.random.default_rng(2).standard_normal((2, 2, *shape)).astype(np.float32)
+        np.testing.assert_allclose(engine.run(batch), eager.run(batch), atol=1e-3)
+        assert engine.describe()["engine_sha256"] == digests[shape]
+    engine.prove()
+    assert (engine.name, engine.precision) == ("onnxruntime-cpu", "fp32")
+    with pytest.raises(ShapeError, match="compiled for patches of 3x12x10") as caught:
+        engine.run(np.zeros((1, 2, 3, 12, 10), np.float32))
+    assert "4x12x10 and 4x12x12" in caught.value.hint or "4x12x12 and 4x12x10" in caught.value.hint
+    (folder / artifact.PROOF).write_bytes(b"")
+    assert load_engine(bundle, engine="onnxruntime").describe()["engine_sha256"] == digests[SPACE]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
         (("key", "machine"), "x86_64 AVX2", "machine: built for x86_64 AVX2, here"),
         (("key", "sha256"), "f" * 64, "weights: built for ffffffffffff, here"),
+        (("key", "description"), "e" * 64, "architecture, arguments or example: built for eeeeeeeeeeee, here"),
+        (("key", "kstream"), "0.0.1", "kstream: built for 0.0.1, here"),
         (("key", "versions", "onnxruntime"), "1.2.3", "onnxruntime: built for 1.2.3, here"),
         (("key", "versions", "torch"), "1.0", "torch: built for 1.0, here"),
         (("plan", "device"), "cuda", "device: built for cuda, asked for cpu"),
@@ -117,6 +147,64 @@ def test_an_engine_of_another_precision_than_asked_for_is_refused(bundle: Bundle
         load_engine(bundle, engine=str(compiled), precision="bf16")
 
 
+def test_an_engine_does_not_outlive_a_change_of_the_description_that_leaves_the_weights(
+    bundle: Bundle, compiled: Path
+) -> None:
+    """A residual has no weights of its own: the same file, another network."""
+    changed = dataclasses.replace(bundle.info, arguments={**HYBRID, "k_residual": True})
+    with pytest.raises(ModelError, match="architecture, arguments or example") as caught:
+        load_engine(dataclasses.replace(bundle, info=changed), engine=str(compiled))
+    assert caught.value.code == "engine_stale"
+
+
+def test_an_engine_is_proved_with_the_example_of_the_bundle_too(bundle: Bundle, compiled: Path, tmp_path: Path) -> None:
+    """Its own proof cannot tell that it is that of another network."""
+    other = dataclasses.replace(bundle, folder=toy(tmp_path / "other", bias=1.0).folder)
+    with pytest.raises(ModelError, match="toy does not reproduce its example"):
+        artifact.open_folder(other, compiled, Manifest.read(compiled))
+
+
+FINDING = {"batch": 1, "shape": [4, 12, 10], "rms": 0.0, "dice": None, "variant_dice": None}
+"""On one of the three batches that the engine was built for."""
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("verdict", "precision"), "bf16"),
+        (("verdict", "findings"), []),
+        (("verdict", "findings"), [FINDING]),
+        (("verdict", "findings"), [{**FINDING, "batch": "1"}]),
+        (("plan", "profile", "batches"), []),
+        (("plan", "precision"), "int4"),
+        (("plan", "engine"), "os"),
+        (("files",), {"../proof.safetensors": "0"}),
+        (("files",), {}),
+        (("key", "machine"), "edited"),
+    ],
+)
+def test_a_manifest_that_no_build_writes_is_refused(
+    bundle: Bundle, copy: Path, path: tuple[str, ...], value: object
+) -> None:
+    edit(copy, *path, value=value, is_signed=False)
+    with pytest.raises(ModelError) as caught:
+        load_engine(bundle, engine=str(copy))
+    assert caught.value.code == "engine_damaged"
+
+
+def test_files_that_the_manifest_does_not_list_are_never_opened(bundle: Bundle, copy: Path) -> None:
+    shutil.copy(next(copy.glob("*.onnx")), copy / "another.onnx")
+    with pytest.raises(ModelError, match=r"another.onnx is not one of its files"):
+        load_engine(bundle, engine=str(copy))
+
+
+def test_the_hash_that_images_carry_depends_on_the_files(compiled: Path) -> None:
+    manifest = Manifest.read(compiled)
+    other = dataclasses.replace(manifest, files={**manifest.files, artifact.PROOF: "0" * 64})
+    assert other.digest != manifest.digest
+    assert other.slot == manifest.slot
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone", "noise", "manifest", "proof", "format"])
 def test_a_corrupt_engine_says_so_and_how_to_build_it_again(bundle: Bundle, copy: Path, damage: str) -> None:
     file = next(copy.glob("*.onnx"))
@@ -132,7 +220,7 @@ def test_a_corrupt_engine_says_so_and_how_to_build_it_again(bundle: Bundle, copy
         case "proof":
             (copy / artifact.PROOF).write_bytes(b"")
         case "format":
-            edit(copy, "format", value=99)
+            edit(copy, "format", value=99, is_signed=False)
     with pytest.raises(ModelError) as caught:
         load_engine(bundle, engine=str(copy))
     assert caught.value.code == "engine_damaged"
@@ -169,9 +257,70 @@ def test_a_folder_with_something_else_is_left_alone(bundle: Bundle, tmp_path: Pa
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_an_engine_with_somebodys_file_beside_it_is_left_alone(bundle: Bundle, copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    plan = build.plan_for(bundle, "onnxruntime", "fp32", "cpu", (), (1,), "gemm")
+    with pytest.raises(ModelError, match=r"something else than a compiled engine: notes.txt"):
+        build.compile_engine(bundle, plan, copy)
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+def test_an_engine_stays_until_the_new_one_is_in_its_place(copy: Path, tmp_path: Path) -> None:
+    before = Manifest.read(copy)
+    with pytest.raises(OSError, match="gone"):
+        build._replace(copy, tmp_path / "gone", tmp_path / "old")
+    assert Manifest.read(copy) == before
+    new = Path(shutil.copytree(copy, tmp_path / "new"))
+    edit(new, "build_s", value=7.5)
+    build._replace(copy, new, tmp_path / "old")
+    assert Manifest.read(copy).build_s == 7.5
+    assert Manifest.read(tmp_path / "old") == before
+
+
+def test_whoever_puts_an_engine_in_its_place_waits_for_the_other(copy: Path, tmp_path: Path) -> None:
+    new = Path(shutil.copytree(copy, tmp_path / "new"))
+    thread = threading.Thread(target=build._replace, args=(copy, new, tmp_path / "old"))
+    with machine.locked(copy.parent):
+        thread.start()
+        thread.join(0.05)
+        assert new.exists()
+    thread.join(20)
+    assert not new.exists()
+    assert copy.exists()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs kstream[openvino]")
+def test_code_that_a_library_makes_when_it_loads_is_examined_then_at_every_size(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What openvino compiled when the engine was built was right; what it compiles now is wrong for three patches."""
+    from kstream.engines import openvino_engine
+
+    plan = build.plan_for(bundle, "openvino", "fp32", "cpu", (), (1, 3), "gemm")
+    folder, _ = build.compile_engine(bundle, plan, tmp_path / "engine")
+    compiles, sizes = openvino_engine.compile_file, []
+
+    def spoilt(path: Path, size: tuple[int, ...], precision: str) -> Callable[[np.ndarray], np.ndarray]:
+        run, scale = compiles(path, size, precision), 1.01 if size[0] == 3 else 1.0
+        sizes.append(size[0])
+        return lambda batch: run(batch) * np.float32(scale)
+
+    monkeypatch.setattr(openvino_engine, "compile_file", spoilt)
+    with pytest.raises(ModelError, match="with 3 patches of 4x12x10"):
+        load_engine(bundle, engine=str(folder))
+    assert sizes == [1, 3], "each was compiled once, before the first frame"
+
+
 def test_plans_that_make_no_sense_are_refused(bundle: Bundle) -> None:
     with pytest.raises(ModelError, match="no precision 'bf16'"):
         build.plan_for(bundle, "onnxruntime", "bf16", "cpu", (), (1,))
+    for engine in ("aot", "compiled"):
+        with pytest.raises(ModelError, match=f"engine {engine} has no transform 'gemm'"):
+            build.plan_for(bundle, engine, "fp32", "cpu", (), (1,), "gemm")
+    for engine in ("openvino", "onnxruntime"):
+        with pytest.raises(ModelError, match=f"engine {engine} has no choice between frozen weights") as caught:
+            build.plan_for(bundle, engine, "fp32", "cpu", (), (1,), is_frozen=False)
+        assert "--no-freeze" in caught.value.hint
     with pytest.raises(ModelError, match="no device 'cuda'"):
         build.plan_for(bundle, "openvino", "fp32", "cuda", (), (1,))
     with pytest.raises(ShapeError, match="a patch of 320x320 does not suit toy"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,45 @@ def test_what_was_found_out_is_remembered(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(calibrate, "time_engines", None)
     monkeypatch.setattr(calibrate, "examine", None)
     assert load_engine(bundle).precision == "fp32"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError("out of memory")])
+def test_a_trial_that_broke_off_is_made_again_at_the_next_start(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(engines: object, patch: object) -> dict[str, float]:
+        raise error
+
+    shipped = Bundle.load("breast-hybrid-small")
+    choose(monkeypatch, 1.0, 0.5)
+    monkeypatch.setattr(calibrate, "time_engines", fails)
+    assert load_engine(shipped).precision == "fp32"
+    choose(monkeypatch, 1.0, 0.5)
+    assert load_engine(shipped).precision == "bf16"
+
+
+def test_two_starts_at_once_keep_what_both_found_out(cache: Path, bundle: Bundle) -> None:
+    calibrate._write_notes(bundle, "cpu", {"seconds": {"fp32": 1.0}})
+    calibrate._write_notes(bundle, "cpu", {"fastest": "fp32"})
+    assert calibrate._read_notes(bundle, "cpu") == {"seconds": {"fp32": 1.0}, "fastest": "fp32"}
+    with machine.locked(cache):
+        thread = threading.Thread(target=calibrate._write_notes, args=(bundle, "cpu", {"fastest": "bf16"}))
+        thread.start()
+        thread.join(0.05)
+        assert calibrate._read_notes(bundle, "cpu")["fastest"] == "fp32"
+    thread.join(20)
+    assert calibrate._read_notes(bundle, "cpu")["fastest"] == "bf16"
+
+
+def test_the_default_engine_can_be_timed_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = Bundle.load("breast-hybrid-small")
+    choose(monkeypatch, 1.0, 0.9)
+    assert load_engine(shipped).precision == "fp32"
+    choose(monkeypatch, 1.0, 0.5)
+    assert load_engine(shipped).precision == "fp32", "remembered"
+    said = calibrate.calibrate_again(shipped, "cpu")
+    assert (said["precision"], said["gate"], said["patch_s"]) == ("bf16", "passed", {"fp32": 1.0, "bf16": 0.5})
+    assert load_engine(shipped).precision == "bf16"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fastest": "int4"}', '{"gate fp32": {}}', "\x00\xff"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from kstream.engines.stages import lower, split
 from kstream.engines.torch_engine import TorchEngine
 from kstream.errors import ModelError
 from kstream.models.bundle import Bundle
+from kstream.models.registry import ARCHITECTURES
 from tests.engines.toys import HYBRID, SPACE, toy
 
 EVERY = range(1, MAX_BATCH + 1)
@@ -72,6 +74,33 @@ def test_one_wrong_batch_size_is_enough(bundle: Bundle, reference: Reference, wr
     with pytest.raises(ModelError, match=f"with {wrong_at} patches of 4x12x10") as caught:
         verdict.demand("under-test")
     assert caught.value.code == "gate"
+
+
+def test_one_wrong_patch_does_not_drown_in_its_batch(bundle: Bundle, reference: Reference) -> None:
+    right = exact(bundle)
+
+    def wrong_at_last(batch: np.ndarray) -> np.ndarray:
+        logits = right(batch).copy()
+        logits[-1] *= 1 + 2.0 * LIMITS["fp32"]
+        return logits
+
+    verdict = examine(engine_of(wrong_at_last), reference, [MAX_BATCH])
+    pooled = relative_rms(wrong_at_last(reference.batch(MAX_BATCH, SPACE)[0]), reference.batch(MAX_BATCH, SPACE)[1])
+    assert pooled < LIMITS["fp32"] < verdict.rms
+    assert not verdict.has_passed
+
+
+def test_labels_count_in_every_patch(bundle: Bundle, reference: Reference) -> None:
+    """Patch 1 of a batch is not the example itself, but a variant of it."""
+    right = exact(bundle)
+
+    def swapped(batch: np.ndarray) -> np.ndarray:
+        logits = right(batch).copy()
+        logits[1] = logits[1, ::-1]
+        return logits
+
+    (_, said) = examine(engine_of(swapped), reference, [2]).failures
+    assert "labels of a variant differ, Dice 0.0000 with 2 patches" in said
 
 
 def test_labels_count_beside_logits(bundle: Bundle, reference: Reference) -> None:
@@ -129,6 +158,63 @@ def test_a_verdict_survives_its_text() -> None:
     verdict = Verdict("bf16", (Finding(3, (4, 12, 10), 0.0123, None), Finding(1, (4, 12, 10), 0.001, 0.999)))
     assert Verdict.from_json(verdict.to_json()) == verdict
     assert not Verdict("fp32", ()).has_passed, "nothing was looked at"
+
+
+GOOD = {"batch": 1, "shape": [4, 12, 10], "rms": 0.0, "dice": 1.0, "variant_dice": None}
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        None,
+        [],
+        {},
+        {"precision": "fp32", "findings": []},
+        {"precision": "int4", "findings": [GOOD]},
+        {"precision": ["fp32"], "findings": [GOOD]},
+        *(
+            {"precision": "fp32", "findings": [{**GOOD, **change}]}
+            for change in (
+                {"batch": "1"},
+                {"batch": 0},
+                {"batch": True},
+                {"shape": []},
+                {"shape": 4},
+                {"shape": [4.0, 12, 10]},
+                {"rms": "0"},
+                {"rms": None},
+                {"rms": -1.0},
+                {"rms": float("nan")},
+                {"dice": 2},
+                {"dice": "1"},
+            )
+        ),
+    ],
+)
+def test_a_verdict_that_no_gate_gives_is_a_model_error(plain: Any) -> None:
+    with pytest.raises(ModelError, match="verdict"):
+        Verdict.from_json(plain)
+
+
+PLANE: Mapping[str, Any] = {
+    "channels": (6, 8),
+    "image_channels": (6, 8),
+    "k_channels": (4, 6),
+    "consistency_width": 4,
+    "n_blocks": 2,
+    "n_latent": 6,
+    "shape": SPACE[1:],
+}
+"""Of the arguments that networks have, those that make them small."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [a.name for a in ARCHITECTURES.values() if len(a.inputs) == 1 and "n_classes" in a.arguments],
+)
+def test_every_network_of_one_input_that_labels_has_a_reference_in_double_precision(name: str, tmp_path: Path) -> None:
+    arguments = {key: value for key, value in PLANE.items() if key in ARCHITECTURES[name].arguments}
+    Reference(toy(tmp_path / "toy", name, arguments)).check_stored()
 
 
 @pytest.mark.parametrize("shape", [(4, 12, 10), (7, 16, 8), (3, 9, 21)])

@@ -72,7 +72,7 @@ def test_a_polygon_is_closed_and_encloses_the_voxels_of_its_class(axes: Literal[
 
     labels = a_label_map().labels[1]
     ((name, values),) = contours(labels, TABLE, axes).items()
-    assert name == "ROI_left_lesion_0"
+    assert name == "ROI_1_left_lesion_0"
     numbers = [float(value) for value in values]
     np.testing.assert_allclose(numbers[:3], np.array((250, 60, 5)) / 255, atol=1e-4)
     assert numbers[3:6] == [1, 0, 1]
@@ -87,9 +87,16 @@ def test_each_region_gets_a_polygon_of_its_own_also_at_the_edge_of_the_image() -
     labels = np.zeros((Y, X), np.uint8)
     labels[0:3, 0:2] = labels[6:9, 12:] = 1
     found = contours(labels, TABLE)
-    assert sorted(found) == ["ROI_left_lesion_0", "ROI_left_lesion_1"]
+    assert sorted(found) == ["ROI_1_left_lesion_0", "ROI_1_left_lesion_1"]
     assert all(values[6:8] == values[-2:] for values in found.values())
     assert contours(np.zeros((Y, X), np.uint8), TABLE) == {}
+
+
+def test_classes_whose_names_differ_only_in_signs_keep_their_polygons() -> None:
+    labels = np.zeros((Y, X), np.uint8)
+    labels[1:4, 1:4], labels[6:9, 6:9] = 1, 2
+    table = LabelTable(("background", "lesion+", "lesion-"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
+    assert sorted(contours(labels, table)) == ["ROI_1_lesion__0", "ROI_2_lesion__0"]
 
 
 def test_rgb_images_are_of_the_kind_that_hosts_take() -> None:
@@ -128,7 +135,9 @@ def test_the_overlay_of_a_frame_follows_when_both_halves_are_there(labels_first:
     assert {int(i.header["image_series_index"]) for i in of(stage.push(first))} == {2 if labels_first else 1}
     made = stage.push(second)
     assert [int(i.header["image_series_index"]) for i in of(made)] == [1 if labels_first else 2] * Z + [3] * Z
-    assert sum(isinstance(item, Delivered) for item in made) == 1
+    kinds = [item.kind if isinstance(item, Delivered) else "image" for item in made]
+    kind = "magnitude" if labels_first else "labels"
+    assert kinds == ["image"] * Z + [kind] + ["image"] * Z + ["overlay"]  # nothing waits for the overlay
     assert {int(i.header["repetition"]) for i in of(made)} == {2}
 
 
@@ -136,6 +145,31 @@ def test_labels_of_another_frame_are_not_laid_on_a_magnitude() -> None:
     stage = MakeImages(SCAN, 1, 2, "float32", overlay=Overlay(3))
     stage.push(a_frame(frame=1))
     assert {int(i.header["image_series_index"]) for i in of(stage.push(a_label_map(frame=2)))} == {2}
+
+
+def test_the_overlay_shows_final_labels_and_not_provisional_ones() -> None:
+    stage = MakeImages(SCAN, 1, 2, "float32", overlay=Overlay(3), provisional_series=4)
+    stage.push(a_frame())
+    early = replace(a_label_map(), labels=np.ones((Z, Y, X), np.uint8), is_final=False)
+    assert {int(i.header["image_series_index"]) for i in of(stage.push(early))} == {4}
+    overlaid = [i for i in of(stage.push(a_label_map())) if int(i.header["image_series_index"]) == 3]
+    expected = overlay_images(a_frame(), a_label_map(), SCAN, 3)
+    assert [i.data.tobytes() for i in overlaid] == [i.data.tobytes() for i in expected]
+
+
+def test_labels_find_their_magnitude_behind_that_of_the_next_frame_and_few_wait() -> None:
+    stage = MakeImages(SCAN, 1, 2, "float32", overlay=Overlay(3))
+    for frame in range(5):
+        stage.push(a_frame(frame))
+    assert sorted(stage._waiting) == [(0, 3), (0, 4)]
+    assert {int(i.header["image_series_index"]) for i in of(stage.push(a_label_map(3)))} == {2, 3}
+    assert {int(i.header["image_series_index"]) for i in of(stage.push(a_label_map(1)))} == {2}
+
+
+def test_labels_that_are_not_final_may_not_share_a_series() -> None:
+    with pytest.raises(ConfigError, match=r"label_series and images\.provisional_series are both series 4"):
+        MakeImages(SCAN, 1, 4, "float32", provisional_series=4)
+    MakeImages(SCAN, 1, 4, "float32")  # where no such labels can come
 
 
 def test_an_overlay_may_not_share_a_series() -> None:

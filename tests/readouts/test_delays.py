@@ -79,6 +79,61 @@ def test_noise_over_half_a_circle_is_no_delay() -> None:
         assert not fit_delays(noisy, k, FOV).is_significant(0.05)
 
 
+def coarse(n_spokes: int, step_rad: float = GOLDEN_ANGLE_RAD) -> Float:
+    """Spokes without readout oversampling."""
+    radius, angles = np.arange(MATRIX[0]) - MATRIX[0] // 2, np.arange(n_spokes) * step_rad
+    x, y = np.outer(np.cos(angles), radius), ASPECT * np.outer(np.sin(angles), radius)
+    return np.stack([x, y, 0 * x], axis=-1).astype(np.float32)
+
+
+def white(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize("n_spokes", [16, 24])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_without_oversampling_has_no_delays(n_spokes: int, seed: int) -> None:
+    """An image of the centre has then nearly as many degrees of freedom as there are samples, and explains them."""
+    noise = white(np.random.default_rng(seed), (n_spokes, 5, MATRIX[0])).astype(np.complex64)
+    assert not fit_delays(noise, coarse(n_spokes), FOV).is_significant(0.05)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 5])
+@pytest.mark.parametrize("step", [GOLDEN_ANGLE_RAD, np.pi / 16])
+def test_spokes_of_noise_among_good_ones_are_no_delay(step: float, seed: int) -> None:
+    """Blobs with 1 % noise, and two of sixteen spokes that hold noise only."""
+    rng, k = np.random.default_rng(seed), coarse(16, step)
+    places, widths = np.array([[0.1, -0.15], [-0.2, 0.1], [0.0, 0.2]]), np.array([0.05, 0.08, 0.11])
+    wave = np.exp(-2j * np.pi * k[..., :2] @ places.T - (np.pi * np.linalg.norm(k, axis=-1)[..., None] * widths) ** 2)
+    data = (wave @ white(rng, (3, 5))).transpose(0, 2, 1)
+    data += 0.01 * np.abs(data).max() * white(rng, data.shape)
+    bad = rng.permutation(16)[:2]
+    data[bad] = 0.01 * np.abs(data).max() * white(rng, data[bad].shape)
+    assert not fit_delays(data.astype(np.complex64), k, FOV).is_significant(0.05)
+
+
+def test_delays_without_oversampling_are_found() -> None:
+    k = coarse(24)
+    angles = np.arange(24) * GOLDEN_ANGLE_RAD
+    direction = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    true = k[..., :2] - (direction @ DELAYS * (1.0, ASPECT))[:, None, :]
+    fit = fit_delays(phantom.coil_kspace(true, MATRIX, 5).transpose(1, 0, 2), k, FOV)
+    np.testing.assert_allclose(fit.matrix, DELAYS, atol=0.03)
+    assert fit.is_significant(0.05)
+
+
+def test_asymmetric_echoes_are_not_corrected_and_end_nothing() -> None:
+    """Their centre lies too near the first sample for the fit."""
+    items = stream(DELAYS)
+    for item in items:
+        item.trajectory = item.trajectory[43:]
+        item.acquisition.data = item.acquisition.data[:, 43:]
+    moved, told = through(CorrectDelays(scan(), "estimate", 17, 51), items)
+    assert len(told) == 1
+    assert "delays not sought: spokes do not pass the centre" in told[0]
+    assert all(m is i for m, i in zip(moved, items, strict=True))
+
+
 def test_too_few_or_curved_readouts_are_refused() -> None:
     data, k = delayed(GOLDEN, DELAYS)
     with pytest.raises(ScanError, match="7 spokes are too few"):

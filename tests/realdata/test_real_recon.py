@@ -92,9 +92,10 @@ def entropy(image: np.ndarray) -> float:
     return float(-(share * np.log(share + 1e-12)).sum())
 
 
-def test_iterated_heart_agrees_with_sigpy() -> None:
+@pytest.mark.parametrize(("name", "slice_"), [("heart", 0), ("phantom", 0), ("phantom", 1), ("phantom", 2)])
+def test_iterated_images_agree_with_sigpy(name: str, slice_: int) -> None:
     mr = pytest.importorskip("sigpy.mri")
-    measured, k, n = spokes("heart", 0)
+    measured, k, n = spokes(name, slice_)
     ours, _, operator, samples, weights = solved(measured, k, n)
     coord = k.reshape(-1, 3)[:, [1, 0]]
     theirs = mr.app.SenseRecon(

@@ -10,13 +10,15 @@ from kstream.errors import ScanError
 from kstream.recon.calibration import EspiritSettings
 from kstream.recon.coils import CombineCoils
 from kstream.recon.combine import CombineSpokes, frame_sums
+from kstream.recon.density import AnglePlan
+from kstream.recon.late_density import CorrectDensity
 from kstream.recon.sampling import Sampling
 from kstream.recon.sharing import ShareFrames
 from kstream.recon.stages import GridReadouts
 from kstream.stream import Pipeline
 from kstream.stream.crew import InlineCrew, Task, Wake
 from kstream.stream.runners import ThreadCrew, ThreadRunner, run_inline
-from kstream.types import FrameEnd, Geometry, KSpace, Notice, Readout
+from kstream.types import GOLDEN_ANGLE_RAD, FrameEnd, Geometry, KSpace, MissingReadout, Notice, Readout
 from tests.scans import StackOfStars
 
 STARS = StackOfStars(nx=24, ny=24, nz=5, n_partitions=4, n_coils=3, spokes_per_frame=13, n_frames=3)
@@ -136,12 +138,39 @@ class SlowTask:
         return self._crew.values[self._number]
 
 
+def corrected(**changes: object) -> Pipeline:
+    """Combination with planned angles, of which the density is put right afterwards."""
+    plan = AnglePlan(np.arange(13) * GOLDEN_ANGLE_RAD, n_frames=0)
+    right = Sampling(STARS.scan(), 13, 4, 1, "polar", plan)
+    combine = CombineSpokes(right, ESPIRIT, 0, 9, 1.0, **changes)  # type: ignore[arg-type]
+    return Pipeline(combine, CorrectDensity(plan), source=[Readout, MissingReadout, FrameEnd, Wake])
+
+
+def lossy(kind: str) -> list[Readout | MissingReadout | FrameEnd]:
+    """Three frames: whole, without some spokes, without a calibration readout, or with one that is told as lost."""
+    items = readouts((0, 1, 2))
+    if kind == "whole":
+        return [*with_ends(items)]
+    without = [r for r in items if (r.frame, r.key[0]) not in {(1, 2), (1, 7), (2, 12)}]
+    if kind == "calibration":
+        without = [r for r in without if (r.frame, r.key) != (0, (4, 1))]
+    if kind != "lost":
+        return [*with_ends(without)]
+    at = next(i for i, r in enumerate(without) if r.key == (4, 1))
+    ended = with_ends(without[:at] + without[at + 1 :])
+    return [*ended[:at], MissingReadout(0, 0, (4, 1)), *ended[at:]]
+
+
+@pytest.mark.parametrize("kind", ["whole", "spokes", "calibration", "lost"])
 @pytest.mark.parametrize("ready_after", [0, 1, 30, 60, 1000])
-def test_results_do_not_depend_on_when_the_maps_are_ready(ready_after: int) -> None:
-    items = with_ends(readouts())
-    expected = volumes(run_inline(stage(9), items))
+def test_results_do_not_depend_on_when_the_maps_are_ready(ready_after: int, kind: str) -> None:
+    items = lossy(kind)
+    at_once = run_inline(corrected(), items)
+    expected = volumes(at_once)
+    assert set(expected) == {0, 1, 2}
+    assert any("density put right" in text for text in notices(at_once, "info")) == (kind != "whole")
     crew = SlowCrew()
-    slow, out, left = stage(9, crew=crew), [], ready_after
+    slow, out, left = corrected(crew=crew), [], ready_after
     for item in items:
         out += slow.push(item)
         if crew.work:
@@ -153,6 +182,51 @@ def test_results_do_not_depend_on_when_the_maps_are_ready(ready_after: int) -> N
     found = volumes(out)
     for frame in expected:
         np.testing.assert_array_equal(found[frame], expected[frame])
+
+
+def test_maps_do_not_wait_for_one_missing_readout_once_the_next_frame_has_begun() -> None:
+    items = readouts((0, 1))
+    kept = [r for r in items if (r.frame, r.key) != (0, (4, 1))]
+    crew = SlowCrew()
+    step = stage(9, crew=crew)
+    began = [len(crew.work) for item in kept for _ in [step.push(item)]]
+    assert began.index(1) == 13 * 4 - 1  # with the first readout of the next frame
+    few = [r for r in kept if r.frame == 1 or r.key[0] not in (2, 3)]
+    crew = SlowCrew()
+    step = stage(9, crew=crew)
+    for item in few:
+        step.push(item)
+    assert not crew.work  # too few: the end of the frame is waited for
+
+
+def test_maps_do_not_wait_for_a_readout_that_was_lost() -> None:
+    crew = SlowCrew()
+    step, items = stage(9, crew=crew), readouts((0,))
+    at = next(i for i, r in enumerate(items) if r.key == (4, 1))
+    lost = MissingReadout(0, 0, (4, 1))
+    began = [len(crew.work) for item in [*items[:at], lost, *items[at + 1 :]] for _ in [step.push(item)]]
+    assert began.index(1) == 9 * 4 - 1
+    crew = SlowCrew()
+    step = stage(9, crew=crew)
+    again = [lost, *items]  # sent again after all
+    assert [len(crew.work) for item in again for _ in [step.push(item)]].index(1) == 9 * 4
+    last = [r for r in items if r.key != (8, 3)]
+    crew = SlowCrew()
+    step = stage(9, crew=crew)
+    out = [made for item in [*last, MissingReadout(0, 0, (8, 3))] for made in step.push(item)]
+    assert len(crew.work) == 1
+    assert "coil maps from 35 of 36 calibration readouts: the others did not come" in notices(out)
+
+
+def test_frames_that_take_turns_do_not_start_the_maps_early() -> None:
+    """The first readout of a later frame comes when half of the calibration has: the rest follows."""
+    first, second = readouts((0,)), readouts((1,))
+    turns = [*first[:20], *second[:20], *first[20:], *second[20:]]
+    out = run_inline(stage(9), with_ends(turns))
+    assert not any("did not come" in text for text in notices(out))
+    found, expected = volumes(out), volumes(run_inline(stage(9), with_ends(first + second)))
+    for frame in expected:
+        np.testing.assert_allclose(found[frame], expected[frame], rtol=1e-4, atol=1e-6)
 
 
 def test_readouts_go_before_what_waited_for_the_maps() -> None:

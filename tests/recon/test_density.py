@@ -125,6 +125,16 @@ def test_frames_that_are_long_over_are_forgotten() -> None:
     assert all(list(frames) == list(range(32, 40)) for frames in plan._came.values())
 
 
+def test_frames_that_end_are_forgotten_then_however_many_are_open() -> None:
+    plan = AnglePlan(np.arange(13) * GOLDEN_ANGLE_RAD, n_frames=0)
+    k = phantom.spokes(np.arange(13) * GOLDEN_ANGLE_RAD, (17, 17))
+    for spoke in (2, 3):
+        for frame in range(40):
+            plan.step_rad(Readout(np.zeros((1, 34), np.complex64), k[spoke], frame, 0, 0, (spoke, 0), 0), 13)
+    assert [len(plan.end_frame(0, frame)) for frame in range(40)] == [2] * 40
+    assert plan._came == {0: {}}
+
+
 def test_voronoi_cells_of_a_grid_are_its_spacing_and_shared_places_share() -> None:
     y, x = np.mgrid[:9, :13]
     k = np.stack([2 * (x - 6), 3 * (y - 4)], axis=-1).astype(np.float32)

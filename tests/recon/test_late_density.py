@@ -10,7 +10,19 @@ from kstream.pipeline import build_pipeline
 from kstream.recon.density import AnglePlan
 from kstream.recon.late_density import CorrectDensity
 from kstream.stream.runners import run_inline
-from kstream.types import GOLDEN_ANGLE_RAD, Acquisition, Complex, EncodingLimit, Geometry, KSpace, Notice, Readout
+from kstream.types import (
+    GOLDEN_ANGLE_RAD,
+    Acquisition,
+    Complex,
+    EncodingLimit,
+    Float,
+    FrameEnd,
+    Geometry,
+    KSpace,
+    Notice,
+    Readout,
+    Scan,
+)
 from tests import phantom
 from tests.scans import StackOfStars
 
@@ -85,17 +97,99 @@ def test_frames_that_came_as_planned_are_left_alone_to_the_bit() -> None:
     kspace = KSpace(data, 1, 0, 7, Geometry((7, 5, 2), (70.0, 50.0, 20.0)))
     stage = CorrectDensity(plan)
     assert stage.push(kspace) == [kspace]  # nothing is known of its spokes
-    samples: Complex = np.zeros((1, 2 * N), np.complex64)
-    for number, k in enumerate(phantom.spokes(GOLDEN[N_SPOKES : 2 * N_SPOKES], (N, N))):
-        plan.step_rad(Readout(samples, k, 1, 0, 0, (number, 0), 0), N_SPOKES)
+    for readout in readouts(phantom.spokes(GOLDEN[N_SPOKES : 2 * N_SPOKES], (N, N)), frame=1):
+        plan.step_rad(readout, N_SPOKES)
+    over = ended(1, N_SPOKES)
+    assert stage.push(over) == [over]
     (same,) = stage.push(kspace)
     assert same is kspace
 
 
-def test_every_set_of_maps_is_put_right() -> None:
+GEOMETRY = Geometry((N, N, 1), (1.0, 1.0, 1.0))
+
+
+def readouts(spokes: Float, n_partitions: int = 1, frame: int = 0) -> list[Readout]:
+    samples: Complex = np.zeros((1, spokes.shape[1]), np.complex64)
+    numbers = [(i, p) for i in range(len(spokes)) for p in range(n_partitions)]
+    return [Readout(samples, spokes[i], frame, 0, p, (i, p), 0) for i, p in numbers]
+
+
+def ended(frame: int, n_readouts: int) -> FrameEnd:
+    return FrameEnd(frame, 0, n_readouts, n_readouts, 7, GEOMETRY)
+
+
+def corrected(came: list[Readout], n_readouts: int | None = None) -> KSpace:
+    """K-space of ones after a frame of these readouts, which were all taken for the mean step."""
     plan, sets = AnglePlan(learns=True), np.ones((2, 1, N, N), np.complex64)
-    for number, k in enumerate(phantom.spokes(RANDOM[:N_SPOKES], (N, N))):
-        plan.step_rad(Readout(np.zeros((1, 2 * N), np.complex64), k, 0, 0, 0, (number, 0), 0), N_SPOKES)
-    *_, right = CorrectDensity(plan).push(KSpace.of_sets(list(sets), 0, 0, 7, Geometry((N, N, 1), (1.0, 1.0, 1.0))))
+    for readout in came:
+        plan.step_rad(readout, N_SPOKES)
+    stage = CorrectDensity(plan)
+    stage.push(ended(0, len(came) if n_readouts is None else n_readouts))
+    *_, kspace = stage.push(KSpace.of_sets(list(sets), 0, 0, 7, GEOMETRY))
+    assert not stage._over
+    assert not plan.used(0, 0)
+    return kspace
+
+
+def test_every_set_of_maps_is_put_right() -> None:
+    right = corrected(readouts(phantom.spokes(RANDOM[:N_SPOKES], (N, N)), n_partitions=3))
     np.testing.assert_array_equal(*right.sets)
     assert np.ptp(right.data.real) > 0.5
+
+
+RANDOM_SPOKES = phantom.spokes(RANDOM[:N_SPOKES], (N, N))
+CENTRE_OUT = phantom.spokes(2 * RANDOM[:N_SPOKES], (N, N))[:, N:]
+THREE = readouts(RANDOM_SPOKES, 3)
+TURNED = readouts(phantom.spokes(RANDOM[:N_SPOKES] + 0.3, (N, N)), 3)
+
+
+@pytest.mark.parametrize(
+    ("came", "n_readouts"),
+    [
+        (readouts(CENTRE_OUT), None),
+        ([r for r in THREE if r.key != (11, 2)], None),
+        ([r for r in THREE if abs(r.partition - 1) + r.key[0] / N_SPOKES < 1.5], None),
+        ([TURNED[i] if r.partition == 2 else r for i, r in enumerate(THREE)], None),
+        (THREE[: 9 * 3], len(THREE)),
+    ],
+    ids=["from the centre", "one partition lost", "elliptical shutter", "turn with the partition", "part is known"],
+)
+def test_frames_that_no_gain_puts_right_pass_untouched(came: list[Readout], n_readouts: int | None) -> None:
+    assert (corrected(came, n_readouts).data == 1).all()
+
+
+def interleaved(n_frames: int, n_spokes: int, n_segments: int) -> tuple[Scan, list[Acquisition]]:
+    """Heart phases that take turns, each of golden spokes."""
+    limits = {**STARS.scan().limits, "kspace_encode_step_1": EncodingLimit(0, n_spokes - 1, 0)}
+    limits |= {"kspace_encode_step_2": EncodingLimit(0, 0, 0), "phase": EncodingLimit(0, n_frames - 1, 0)}
+    made = []
+    for spokes in np.array_split(np.arange(n_spokes), n_segments):
+        for phase in range(n_frames):
+            for spoke in spokes:
+                k = phantom.spokes(GOLDEN[[spoke]], (N, N))[0]
+                data = phantom.coil_kspace(k, (N, N), N_COILS)
+                made.append(STARS.acquisition(data, k[:, :2].copy(), int(spoke), 0))
+                made[-1].header["idx"]["phase"] = phase
+    return replace(STARS.scan(), limits=limits, user_parameters={"trajectory_units": "cycles_per_fov"}), made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interleaved_frames_that_came_as_planned_are_left_alone(way: str) -> None:
+    scan, came = interleaved(20, 21, 3)
+    found = []
+    for angles in ("gaps", "mean"):
+        settings = ("frames.by=phase", f"gridding.angles={angles}", "coils.map_size=16", "trajectory.delay=off", way)
+        settings = (*settings, "coils.calibration_size=12", "coils.calibration_frame=0")
+        config = resolve("recon-radial", settings=settings).config
+        items = run_inline(build_pipeline(scan, config).pipeline, came)
+        assert not told(items)
+        images = {int(i.header["phase"]): i.data[0, 0] for i in items if hasattr(i, "header")}
+        assert set(images) == set(range(20))
+        found.append(np.array([np.linalg.norm(images[phase]) for phase in range(20)]))
+    np.testing.assert_allclose(found[0], found[0][0], rtol=1e-4)  # all phases show the same, equally bright
+    np.testing.assert_allclose(found[0], found[1], rtol=0.1)
+
+
+def test_root_sum_of_squares_is_no_sum_over_spokes_and_left_alone() -> None:
+    assert told(run(RANDOM, "coils.method=espirit", WAYS[1]))
+    assert not told(run(RANDOM, "coils.method=rss"))

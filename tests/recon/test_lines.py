@@ -91,6 +91,10 @@ def test_an_open_frame_can_be_looked_at_and_goes_on() -> None:
     assert np.flatnonzero(places.push(end(2))[1].data.any(axis=(0, 2))).tolist() == [13, 14]
 
 
+def test_open_frame_whose_lines_are_held_by_another_step_is_not_looked_at() -> None:
+    assert stage().push(FrameProgress(FrameEnd(0, 0, 1, 2, 6, GEOMETRY))) == []
+
+
 @pytest.mark.parametrize("method", ["espirit", "rss"])
 def test_coils_are_combined_and_missing_lines_stay_zero(method: Any) -> None:
     y, x = np.indices((NY, NX))

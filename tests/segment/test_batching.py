@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from kstream.engines.fallback import FallbackEngine
 from kstream.errors import ModelError
 from kstream.recon.fourier import to_image
 from kstream.segment.batching import Batching
@@ -94,6 +95,23 @@ def test_memory_that_no_longer_suffices_goes_back_to_one_patch() -> None:
     np.testing.assert_array_equal(labels_of(engine, batching), labels_of(Gpu()))
     assert batching.found == {SPACE: 1}
     assert engine.sizes[0] == 4
+
+
+def test_a_trial_that_is_too_large_for_the_gpu_does_not_end_in_the_cpu() -> None:
+    gpu, cpu = Gpu(start_s=2e-3, too_many=2), Gpu()
+    cpu.name = "torch-cpu"
+    engine = FallbackEngine([lambda: gpu, lambda: cpu])
+    batching = Batching(engine, clock=gpu.clock)
+    for expected in (None, 4):  # in a trial, and where it had sufficed before
+        if expected:
+            batching.found[SPACE] = expected
+        np.testing.assert_array_equal(segment_volume(volume(), engine, 4, 2, None, batching), labels_of(Gpu()))
+        assert batching.found == {SPACE: 1}
+    assert (engine.name, cpu.sizes) == ("torch-cuda", [])
+    assert 4 in gpu.sizes
+    gpu.too_many = 1
+    np.testing.assert_array_equal(segment_volume(volume(), engine, 4, 2, None, batching), labels_of(Gpu()))
+    assert engine.name == "torch-cpu"
 
 
 def test_memory_that_does_not_suffice_for_one_patch_is_a_model_error() -> None:

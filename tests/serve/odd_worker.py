@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -90,18 +91,41 @@ def _once(number: int) -> None:
         os.kill(os.getpid(), number)
 
 
+class OddArrays:
+    """Gives its inputs back; zeros break it for good."""
+
+    is_broken = False
+
+    def run_arrays(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        if not inputs[0].any():
+            OddArrays.is_broken = True
+            raise ModelError("the arrays are nothing but zeros")
+        return tuple(inputs)
+
+    def describe(self) -> dict[str, str]:
+        return {"model": "arrays", "sha256": "weights of arrays", "pid": str(os.getpid())}
+
+
 class OddSource:
     """Gives odd models; one whose name begins with ``damaged`` cannot be had, one named ``fragile`` breaks for good."""
 
     def segmenter(self, model: str) -> Odd:
         if model.startswith("damaged"):
             raise ModelError(f"weights of bundle {model} are damaged", where="a test", hint="fetch it again")
+        if model == "defective":
+            raise MemoryError("a defect that nobody foresaw")
         if model == "fatal":
             os.kill(os.getpid(), signal.SIGSEGV)
         return Odd(model)
 
+    def takes_arrays(self, model: str) -> bool:
+        return model == "arrays"
+
+    def array_engine(self, model: str) -> OddArrays:
+        return OddArrays()
+
     def prove(self, model: str) -> None:
-        if model == "fragile":
+        if model == "fragile" or OddArrays.is_broken:
             raise ModelError("fragile cannot run its example: the device is lost")
 
 

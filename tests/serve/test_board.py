@@ -100,8 +100,67 @@ def test_the_curve_is_the_magnitude_of_one_voxel_in_every_frame() -> None:
     curve = board.curve("1", plane=3, y=6, x=10)
     assert curve["frames"] == [0, 1, 2]
     np.testing.assert_allclose(curve["values"], [abs(v[3, 6, 10]) for v in sent], rtol=1e-6)
-    assert board.curve("1", plane=3, y=7, x=10) == {"frames": [], "values": []}
-    assert board.curve("no such session", 0, 0, 0) == {"frames": [], "values": []}
+    nothing = {"frames": [], "values": [], "has_first": False}
+    assert board.curve("1", plane=3, y=7, x=10) == nothing
+    assert board.curve("no such session", 0, 0, 0) == nothing
+
+
+def test_the_curve_says_when_it_does_not_begin_with_the_first_frame() -> None:
+    board = Board(volume_bytes=2 * volume(0).nbytes)
+    tell_session(board)
+    for frame in (0, 1):
+        tell_image(board, frame, volume(frame))
+    assert board.curve("1", 0, 0, 0)["has_first"]
+    tell_image(board, 2, volume(2))
+    assert not board.curve("1", 0, 0, 0)["has_first"]
+
+
+def test_every_volume_has_a_revision_of_its_own_and_evictions_are_told() -> None:
+    board = Board(volume_bytes=3 * volume(0).nbytes)
+    tell_session(board, plan={"first_slice": 0, "n_slices": 2})
+    viewer = board.enter()
+    read(viewer)
+    tell_image(board, 0, volume(0), slice_=0)
+    tell_image(board, 0, volume(1), slice_=1)
+    tell_labels(board, 0, np.ones(SHAPE, np.uint8))
+    tell_labels(board, 0, np.zeros(SHAPE, np.uint8))
+    told = [data["revisions"] for name, data in read(viewer) if name == "frame"]
+    assert told[:2] == [{"image": {"0": 1}, "labels": {}}, {"image": {"0": 1, "1": 2}, "labels": {}}]
+    assert [revisions["labels"] for revisions in told[2:]] == [{"0": 3}, {"0": 4}]
+    tell_image(board, 1, volume(2))
+    tell_image(board, 2, volume(3))
+    last = {data["frame"]: data for name, data in read(viewer) if name == "frame"}
+    assert last[0]["revisions"] == {"image": {}, "labels": {"0": 4}}
+    assert (last[0]["has_image"], last[0]["has_labels"]) == (False, True)
+
+
+def test_the_mark_points_at_lesions_where_there_are_any_and_in_the_slice_that_has_most() -> None:
+    board = Board()
+    tell_session(board, plan={"first_slice": 0, "n_slices": 2})
+    labels = np.zeros((3, 1, *SHAPE[1:]), np.uint8)
+    labels[1, 0, 1:6] = 1  # no lesion
+    labels[1, 0, 3, 4] = 2
+    labels[0, 0, 2, 2:5] = 2
+    fields: dict[str, Any] = {"voxel_size_mm": None, "affine_lps": None, "provenance": {}, "session": "1", "frame": 0}
+    table = [["background", 0, 0, 0], ["breast", 0, 255, 0], ["left lesion", 255, 0, 0]]
+    for slice_ in (0, 1):
+        tell(board, "labels", labels[slice_], table=table, slice=slice_, **fields)
+    [frame] = board.everything()["sessions"][0]["frames"]
+    assert frame["mark"] == {"plane": 0, "y": 2, "x": 3}
+    assert "volumes_ml" not in frame  # of voxels without a size
+
+
+def test_a_number_that_json_does_not_know_costs_its_event_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    board = Board()
+    viewer = board.enter()
+    read(viewer)
+    tell_session(board, scan={"field_strength_t": float("nan")})
+    tell(board, "server", at_s=1.0)
+    assert [name for name, _ in read(viewer)] == ["server"]
+    assert "not finite" in caplog.text
+    paths = np.float32([[[-7, 0], [np.nan, np.inf]]])
+    tell(board, "spokes", paths, session="1", frames=[0], spokes=[4], levels=[])
+    assert read(viewer)[0][1]["spokes"][0]["path"] == [-7, 0, 0, 0]
 
 
 def test_volumes_are_bounded_and_the_first_go_first() -> None:
@@ -205,10 +264,13 @@ def test_a_silent_board_gives_a_comment() -> None:
 
 def test_old_sessions_go_with_their_volumes() -> None:
     board = Board()
+    viewer = board.enter()
+    read(viewer)
     for number in range(module.MAX_SESSIONS + 3):
         tell_session(board, str(number))
         tell_image(board, 0, volume(number), name=str(number))
     assert len(board.everything()["sessions"]) == module.MAX_SESSIONS
+    assert [data["session"] for name, data in read(viewer) if name == "forgotten"] == ["0", "1", "2"]
     assert board.n_bytes == module.MAX_SESSIONS * volume(0).nbytes
     assert board.plane("2", 0, 0, "image") is None
     assert board.plane("3", 0, 0, "image") is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -222,7 +224,7 @@ def test_kmtr_labels_frames_while_lines_come(exam: CineExam, kmtr_port: int, tmp
 
 
 def test_kmtr_refuses_spokes(kmtr_port: int, tmp_path: Path) -> None:
-    radial = simulate_cine_exam(replace(SMALL, trajectory="radial", n_short_axis=1, n_long_axis=0), 3)
+    radial = simulate_cine_exam(replace(SMALL, trajectory="radial"), 3)
     result = send(radial, kmtr_port, tmp_path, "cine-kmtr")
     assert "takes Cartesian lines" in result.errors[0]
     assert "cine-disk" in result.errors[0]
@@ -244,6 +246,27 @@ def test_a_worker_process_gives_what_this_process_gives(bundle: Bundle) -> None:
         np.testing.assert_array_equal(again, logits)
     finally:
         workers.stop()
+
+
+def test_a_worker_that_is_started_by_hand_loads_a_cine_model(bundle: Bundle, tmp_path: Path) -> None:
+    address, model = f"ipc://{tmp_path}/w", str(bundle.folder)
+    command = [sys.executable, "-m", "kstream", "worker", "--address", address, "--model", model, "--precision", "bf16"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    workers = ModelWorkers(WorkerSettings(addresses=(address,)))
+    try:
+        assert process.stderr is not None
+        said = ""
+        while "is ready" not in said and (line := process.stderr.readline()):
+            said += line
+        assert "--engine and --precision are not for cine models" in said
+        workers.start()
+        inputs, outputs = bundle.tensors()
+        (logits,), _ = workers.evaluate(model, inputs, bundle.info.sha256)
+        np.testing.assert_allclose(logits, outputs[0], atol=1e-5)
+    finally:
+        workers.stop()
+        process.kill()
+        process.communicate()
 
 
 def test_models_of_other_kinds_are_refused() -> None:

@@ -90,12 +90,15 @@ def test_a_scan_reaches_the_page_with_its_pixels(page: LivePage, watched: MrdSer
         events.until("everything")
         client = replayed(watched)
         spokes = events.until("spokes", session="1")
-        frames = [events.until("frame", session="1", frame=number, has_image=True) for number in range(3)]
+        shapes: dict[int, list[int]] = {}
+        while len(shapes) < 3:
+            frame = events.until("frame", session="1", has_image=True)
+            shapes[frame["frame"]] = frame["shape"]
         told = events.until("session", session="1", state="ended")
     assert len(spokes["spokes"][0]["path"]) == 4
     assert told["outcome"] == "completed"
     assert told["counters"]["received"] == len(scan()) - 3
-    assert frames[2]["shape"] == [3, 15, 15]
+    assert shapes == {number: [3, 15, 15] for number in range(3)}
     for z in range(3):
         status, body, headers = get(page.url, f"/image/1/2/{z}")
         assert (status, headers["x-shape"]) == (200, "15,15")
@@ -237,6 +240,23 @@ def test_beyond_loopback_there_is_always_a_token(monkeypatch: pytest.MonkeyPatch
     assert pages[0].url.endswith(f"?token={pages[0].token}")
 
 
+@pytest.mark.parametrize(
+    "page", ["file:///etc/passwd", "http://a b", "http://\x1b[2J", "javascript:1", "http://\u202e"]
+)
+def test_only_printable_http_addresses_are_taken_for_a_page(page: str) -> None:
+    tap = Tap()
+    tap.page_url = page
+    server = MrdServer(port=0, tap=tap)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with pytest.raises(PeerError, match="no http address"):
+            page_of("127.0.0.1", server.port)
+    finally:
+        server.stop()
+        thread.join(10)
+
+
 # ---- what it costs and what happens when it goes ----
 
 
@@ -296,6 +316,20 @@ def test_a_killed_watcher_is_told_once_and_scans_go_on(
     assert "signal SIGKILL" in said[0]
     assert not page.tap.is_open
     assert not page.tap._sessions
+
+
+def test_a_watcher_that_never_answers_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("kstream").propagate = True
+    monkeypatch.setattr(watch, "START_S", 0.1)
+    page = LivePage(Tap(), FREE, (sys.executable, "-c", "import sys; sys.stdin.read()"))
+    with caplog.at_level(logging.ERROR, "kstream.serve"):
+        page.start()
+        page._thread.join(20)
+    stopped(page)
+    assert "did not answer within 0.1 s" in caplog.text
+    assert not page.tap.is_open
 
 
 def test_the_watcher_ends_with_its_server() -> None:

@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from kstream.mrd.messages import Close, ConfigFile, Header
 from kstream.mrd.recording import Recording
 from kstream.serve import watch
+from kstream.serve.settings import PageSettings
+from kstream.serve.tap import Event, Tap
+from kstream.serve.watch import LivePage
 from kstream.types import Acquisition
 from tests.serve.conftest import Client
 
@@ -353,6 +357,51 @@ def test_no_connection_is_told_and_mended(shown: Shown) -> None:
     shows(page, labels="true")
     page.context.close()
     shown.trouble.clear()  # the browser's own words about the failed request
+
+
+@pytest.fixture
+def alone() -> Iterator[LivePage]:
+    """A page that no server feeds, but a test."""
+    page = watch.LivePage(Tap(), PageSettings(port=0))
+    page.start()
+    yield page
+    page.stop()
+
+
+def tell_volume(page: LivePage, kind: str, frame: int, array: np.ndarray, session: str = "7") -> None:
+    """A volume as a session leaves it."""
+    fields: dict[str, Any] = {"session": session, "frame": frame, "slice": 0, "voxel_size_mm": [1.0, 1.0, 1.0]}
+    fields["affine_lps"] = np.eye(4).tolist()
+    if kind == "labels":
+        fields |= {"table": [["background", 0, 0, 0], ["lesion", 255, 0, 0]], "provenance": {}}
+    page.tap.volume(Event(kind, fields, array))
+
+
+def test_a_picture_is_never_that_of_another_frame_or_revision(shown: Shown, alone: LivePage) -> None:
+    volume, labels = np.ones((1, 16, 16), np.complex64), np.zeros((1, 16, 16), np.uint8)
+    volume[0, 3:9, 2:7], labels[0, 4, 4] = 5, 1
+    beside = Shown(alone.url, shown.browser)
+    page = beside.new(WIDE, "dark")
+    tell_volume(alone, "labels", 0, labels)  # a preset without images
+    shows(page, frame="0", labels="true")
+    assert page.is_hidden("#empty")
+    assert page.inner_text("#curve-note") == "this preset makes labels and no image"
+    tell_volume(alone, "image", 0, volume)
+    until(page, "document.getElementById('curve-note').textContent !== 'this preset makes labels and no image'")
+    shows(page, labels="true")
+    provisional = page.evaluate(PICTURE)
+    labels = labels.copy()
+    labels[0, 4:7, 3:6] = 1
+    tell_volume(alone, "labels", 0, labels)  # the final ones
+    until(page, f"{PICTURE} !== {provisional!r} && document.getElementById('frame').dataset.labels === 'true'")
+    page.route("**/image/7/1/*", lambda route: route.fulfill(status=404))
+    tell_volume(alone, "image", 1, volume)
+    until(page, "!document.getElementById('empty').hidden")
+    assert page.inner_text("#empty").startswith("Frame 1, slice 1: not kept")
+    assert page.get_attribute("#frame", "data-frame") is None
+    pixels = "document.getElementById('frame').getContext('2d').getImageData(0, 0, 2000, 2000).data"
+    assert page.evaluate(f"{pixels}.every((value) => value === 0)")
+    page.context.close()
 
 
 def contrast(one: str, other: str) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_a_scan_tells_spokes_frame_ends_and_volumes(tap: Tap) -> None:
     assert [event.fields["frame"] for event in of("frame_end", events)] == [0, 1, 2]
     assert {event.fields["n_readouts"] for event in of("frame_end", events)} == {7 * 4}
     images = of("image", events)
-    assert [event.fields["frame"] for event in images] == [0, 1, 2]
+    assert [event.fields["frame"] for event in images] == [2, 1, 0]  # newest first
     assert all(e.array is not None and e.array.shape == (3, 15, 15) and e.array.dtype == np.complex64 for e in images)
 
 
@@ -148,7 +149,7 @@ def test_volumes_that_wait_are_bounded_in_bytes(tap: Tap, monkeypatch: pytest.Mo
     for frame in range(8):
         session._see_image(FrameImage(volume, frame, 0, 0, GEOMETRY))
     session._see_image(FrameImage(np.zeros((5, 70, 110), np.complex64), 8, 0, 0, GEOMETRY))  # larger than all room
-    assert [event.fields["frame"] for event in of("image", everything(tap))] == [5, 6, 7]
+    assert [event.fields["frame"] for event in of("image", everything(tap))] == [7, 6, 5]  # newest first
     assert tap._volumes.n_lost == 6
 
 
@@ -157,6 +158,46 @@ def test_one_answer_holds_one_volume(tap: Tap) -> None:
     for frame in range(3):
         session._see_image(FrameImage(np.zeros((5, 7, 11), np.complex64), frame, 0, 0, GEOMETRY))
     assert [len(of("image", list(tap.gather()))) for _ in range(4)] == [1, 1, 1, 0]
+
+
+def a_frame(frame: int, geometry: Geometry = GEOMETRY) -> FrameImage:
+    return FrameImage(np.zeros((5, 7, 11), np.complex64), frame, 0, 0, geometry)
+
+
+def test_a_volume_that_waits_is_replaced_by_the_one_that_supersedes_it(tap: Tap) -> None:
+    session, _ = begun(tap)
+    for frame in (0, 1, 0):
+        session._see_image(a_frame(frame))
+    assert [event.fields["frame"] for event in of("image", everything(tap))] == [0, 1]
+
+
+def test_the_end_of_a_session_waits_for_its_own_volumes_only(tap: Tap) -> None:
+    first, second = begun(tap, "1")[0], begun(tap, "2")[0]
+    for frame in range(2):
+        first._see_image(a_frame(frame))
+    first.ended("completed")
+    second.ended("completed")
+    rounds = [[e.fields["session"] for e in of("session", list(tap.gather()))] for _ in range(3)]
+    assert rounds == [["2"], ["1"], []]
+
+
+def test_spokes_that_nobody_fetched_in_time_are_counted(tap: Tap) -> None:
+    session, _ = begun(tap)
+    for spoke in range(module.PATHS + 3):
+        session._see_readout(Readout(np.ones((3, 3), np.complex64), STARS.spoke(0)[:3], 0, 0, 1, (spoke, 1), 0))
+    [server] = of("server", list(tap.gather()))
+    assert server.fields["n_lost_paths"] == 3
+
+
+def test_numbers_that_json_does_not_know_are_told_as_nothing(tap: Tap) -> None:
+    session, _ = begun(tap)
+    session.header("breast-dce-recon", replace(STARS.scan(), field_strength_t=float("inf")))
+    session._see_image(a_frame(0, replace(GEOMETRY, position_mm=(float("nan"), 0.0, 0.0))))
+    for event in tap.gather():
+        json.dumps(event.fields, allow_nan=False)
+        if event.kind == "image":
+            assert event.fields["affine_lps"] is None
+            assert event.fields["voxel_size_mm"] == [2.0, 2.0, 2.0]
 
 
 def test_state_names_counters_queues_and_stages(tap: Tap) -> None:

@@ -223,6 +223,24 @@ def test_fault_34_a_worker_whose_device_failed_for_good_is_replaced_after_its_fr
     assert workers.counters.recycled == 1
 
 
+def test_fault_34_a_device_that_failed_for_good_under_arrays_has_its_worker_replaced(pool: Pool) -> None:
+    workers = pool()
+    zeros, ones = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    (made,), before = workers.evaluate("arrays", [ones])
+    np.testing.assert_array_equal(made, ones)
+    with pytest.raises(ModelError, match="nothing but zeros"):
+        workers.evaluate("arrays", [zeros])
+    assert workers.evaluate("arrays", [ones])[1]["pid"] != before["pid"]
+    assert workers.counters.recycled == 1
+
+
+def test_arrays_are_not_given_to_other_weights_than_the_scan_began_with(pool: Pool) -> None:
+    workers, ones = pool(), np.ones((2, 3), np.float32)
+    assert workers.evaluate("arrays", [ones], "weights of arrays")
+    with pytest.raises(ModelError, match="other weights"):
+        workers.evaluate("arrays", [ones], "weights of yesterday")
+
+
 @pytest.mark.parametrize("request_", [Ask.WRONG_SHAPE, Ask.WRONG_TYPE])
 def test_fault_33_labels_of_another_shape_or_type_are_a_model_error(pool: Pool, request_: int) -> None:
     workers = pool()
@@ -510,6 +528,13 @@ def test_a_worker_on_an_address_serves_the_models_that_it_was_given_and_no_other
 
 def test_fault_34_a_worker_that_is_started_by_hand_does_not_run_without_its_model(outside: Any) -> None:
     _, process = outside("--model", "damaged")
+    assert process.wait(START_S) not in (0, EXIT_REPLACE)
+
+
+def test_fault_33_a_worker_whose_model_raises_something_odd_while_it_loads_ends_and_does_not_live_on_mute(
+    outside: Any,
+) -> None:
+    _, process = outside("--model", "defective")
     assert process.wait(START_S) not in (0, EXIT_REPLACE)
 
 

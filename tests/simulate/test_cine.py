@@ -140,6 +140,11 @@ def test_segments_share_out_over_heartbeats(exam: CineExam) -> None:
     assert (np.diff(schedule.time_s) > 0).all()
     one_by_one = replace(protocol, order="frames").schedule(rate)
     assert (np.diff(one_by_one.frame) >= 0).all()
+    assert (np.diff(one_by_one.time_s) > 0).all()
+    angle = 2 * np.pi * one_by_one.since_r_s * rate / 60
+    mean = [np.angle(np.exp(1j * angle[one_by_one.frame == f]).mean()) for f in range(30)]
+    apart = np.angle(np.exp(1j * (np.array(mean) - 2 * np.pi * np.arange(30) / 30)))
+    np.testing.assert_allclose(apart, 0, atol=1e-6)  # the stamps of a frame lie around the phase that it shows
 
 
 def test_slices_lie_where_the_views_do(exam: CineExam) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from kstream.errors import KstreamError, ScanError
 from kstream.stream import Each, Pipeline, StageError
-from kstream.stream.runners import ThreadRunner, run_inline
+from kstream.stream.runners import ThreadCrew, ThreadRunner, run_inline
 from kstream.stream.telemetry import Durations
 
 
@@ -156,3 +156,22 @@ def test_durations_keep_exact_sums_and_close_quantiles() -> None:
     assert durations.quantile_ms(1.0) == pytest.approx(1.0, rel=0.2)
     assert sum(durations.counts) == 1000
     assert Durations().quantile_ms(0.5) == 0
+
+
+def test_all_helpers_are_done_when_one_raises() -> None:
+    """They work in arrays of the caller, who goes on when `each` returns."""
+    crew, all_in, returned, done = ThreadCrew(3), threading.Barrier(3), threading.Event(), []
+
+    def work(number: int) -> None:
+        all_in.wait(5)
+        if threading.current_thread().name.endswith("_0"):
+            raise KstreamError("the first helper fails")
+        if threading.current_thread() is not threading.main_thread():
+            assert not returned.wait(0.2)
+        done.append(number)
+
+    with pytest.raises(KstreamError, match="first helper"):
+        crew.each(work, 3)
+    returned.set()
+    assert len(done) == 2
+    crew.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from kstream.engines.array_engine import load_array_engine
-from kstream.errors import ConfigError, RecordingError
+from kstream.errors import ConfigError, ModelError, RecordingError
 from kstream.models.bundle import Bundle
 from kstream.recon.fourier import to_image
 from kstream.segment.cine import CineModel
-from kstream.training.fit import fit, fit_stages
+from kstream.training.fit import Stage, fit, fit_stages
 from kstream.training.heart.data import (
     Subject,
     load_subject,
@@ -25,8 +27,16 @@ from kstream.training.heart.data import (
     subject_path,
 )
 from kstream.training.heart.experiment import HeartExperiment, load_heart_experiment
-from kstream.training.heart.task import HeartRecipe, heart_stages
-from kstream.training.heart.tasks import FramesTask, ImageMaeTask, PointsTask, ResNetTask, SubjectTask
+from kstream.training.heart.recipe import HeartRecipe, heart_stages
+from kstream.training.heart.tasks import (
+    AlignmentTask,
+    FramesTask,
+    ImageMaeTask,
+    PointsTask,
+    ResNetTask,
+    SubjectTask,
+    matched,
+)
 from kstream.training.schedule import Schedule
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "training" / "experiments").glob("heart-*.toml"))
@@ -133,6 +143,84 @@ def test_kmtr_runs_through_its_stages_and_goes_on(subjects: list[Subject], tmp_p
     assert all(name in metrics for name in ("dice", "phenotype_error_over_mean_guess", "auc", "psnr_db"))
 
 
+def test_a_stage_is_not_gone_on_with_after_another_stage_before(subjects: list[Subject], tmp_path: Path) -> None:
+    def stages(learning_rate: float) -> list[Stage]:
+        lines = Schedule(steps=1, validate_every=1, learning_rate=learning_rate)
+        return heart_stages(experiment("mae", stages={"lines": lines}), subjects, subjects[:2])
+
+    fit_stages(stages(1e-3), tmp_path)
+    fit_stages(stages(1e-3), tmp_path)
+    shutil.rmtree(tmp_path / "lines")  # so that this stage is trained again, otherwise
+    with pytest.raises(ModelError, match="another experiment") as raised:
+        fit_stages(stages(1e-2), tmp_path)
+    assert "analysis" in raised.value.where
+
+
+def test_batch_is_part_of_a_run(subjects: list[Subject]) -> None:
+    config = experiment("kmtr")
+    tasks = [
+        ImageMaeTask(config.model_copy(update=change), subjects, subjects).identity()
+        for change in (
+            {},
+            {"schedule": config.schedule.model_copy(update={"batch": 3})},
+            {"stages": config.stages.model_copy(update={"masking_ratio": 0.5})},
+            {"stages": config.stages.model_copy(update={"form": "decoupled"})},
+        )
+    ]
+    assert len(set(tasks)) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("kmtr", {"schedule": {"steps": 1, "batch": 1}}, "compares subjects"),
+        ("kmtr", {"network": {"arguments": {"width": 32, "n_heads": 3}}}, "arguments|heads|width"),
+        ("disk", {"data": {"accelerations": [0.5]}}, "leaves no line"),
+        ("disk", {"data": {"accelerations": [1000.0]}}, "leaves no line"),
+        ("disk", {"data": {"views": ["sax0", "sax1"]}}, "takes one view"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_first(
+    method: str, changes: dict[str, object], message: str, subjects: list[Subject]
+) -> None:
+    short = Schedule(steps=1)
+    stages = {"image": short, "lines": short, "alignment": short}
+    with pytest.raises((ConfigError, ModelError), match=message):
+        heart_stages(experiment(method, stages=stages, **changes), subjects, subjects)
+
+
+def test_alignment_is_judged_within_each_acceleration(subjects: list[Subject], tmp_path: Path) -> None:
+    eye = torch.eye(3)
+    assert matched(eye, eye) == 1.0
+    assert matched(eye, eye[[1, 0, 2]]) == pytest.approx(1 / 3)
+    short = Schedule(steps=1, validate_every=1)
+    stages = {"image": short, "lines": short, "alignment": short}
+    made = heart_stages(experiment("kmtr", stages=stages), subjects, subjects)
+    task = made[2].make(fit_stages(made[:2], tmp_path).weights)
+    task.network.eval()
+    assert isinstance(task, AlignmentTask)
+    shares = []
+    for accelerations in ((1.0,), (3.0,), (1.0, 3.0)):
+        data = task.experiment.data.model_copy(update={"accelerations": accelerations})
+        task.experiment = task.experiment.model_copy(update={"data": data})
+        with torch.no_grad():
+            shares.append(task.validate(task.network).score)
+    assert shares[2] == pytest.approx((shares[0] + shares[1]) / 2)
+
+
+def test_held_out_subjects_come_one_at_a_time(short_axes: list[Subject]) -> None:
+    assert isinstance(PointsTask(experiment("disk"), short_axes, short_axes).held_out(), Iterator)
+
+
+def test_a_network_without_a_scale_is_not_exported(tmp_path: Path) -> None:
+    (tmp_path / "raw.toml").write_text(
+        'task = "heart"\nname = "raw"\ndescription = "a test"\nmethod = "disk"\n[data]\nviews = ["sax0"]\n'
+        '[cohorts.train]\nseeds = "1"\n[cohorts.validation]\nseeds = "3"\n[schedule]\nsteps = 2\n'
+    )
+    with pytest.raises(ConfigError, match="compand = 0"):
+        HeartRecipe(tmp_path / "raw.toml").export(tmp_path, tmp_path, tmp_path / "bundle")
+
+
 def test_mae_baseline_leaves_the_alignment_out(subjects: list[Subject]) -> None:
     config = experiment("mae", stages={"lines": Schedule(steps=1)})
     assert [stage.name for stage in heart_stages(config, subjects, subjects)] == ["lines", "analysis"]
@@ -183,7 +271,7 @@ def test_a_recipe_trains_evaluates_and_exports_a_bundle_that_streams(tmp_path: P
         '[data]\nviews = ["sax0"]\naccelerations = [2.0]\nqueries = 64\n'
         "[data.protocol]\nmatrix = 12\nn_frames = 3\nn_short_axis = 1\nn_long_axis = 0\noversampling = 1\n"
         '[cohorts.train]\nseeds = "1-2"\n[cohorts.validation]\nseeds = "3"\n[cohorts.test]\nseeds = "4"\n'
-        "[network.arguments]\nwidth = 32\nn_latents = 4\nn_layers = 1\n"
+        "[network.arguments]\nwidth = 32\nn_latents = 4\nn_layers = 1\ncompand = 0.33\n"
         "[schedule]\nsteps = 2\nvalidate_every = 1\nlearning_rate = 1e-3\n"
     )
     recipe = HeartRecipe(path)

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kstream.errors import ConfigError, ModelError
-from kstream.training.distributed import World
+from kstream.training.distributed import World, joined
 from kstream.training.fit import BEST, LAST, Stage, Validation, fit, fit_stages, load_weights, to_device
 from kstream.training.logs import Reports, scalars, tensorboard_report
 from kstream.training.schedule import learning_rate
@@ -38,6 +39,20 @@ def steps(folder: Path) -> list[int]:
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_processes_wait_for_days_until_the_first_has_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def begin(backend: str, **options: Any) -> None:
+        given.update(options, backend=backend)
+        raise ConnectionError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", begin)
+    with pytest.raises(ConnectionError), joined("cpu"):
+        pass
+    assert given == {"backend": "gloo", "timeout": timedelta(days=7)}
 
 
 def test_a_run_that_is_killed_goes_on_to_the_weights_of_one_that_was_not(tmp_path: Path) -> None:

@@ -68,6 +68,21 @@ def test_the_undersampled_form_has_zero_filled_images(tmp_path: Path) -> None:
     assert np.abs(image - np.abs(subject(1).images[0, 0])).max() > 0.05
 
 
+def test_folds_keep_subjects_together_and_old_cases_go(dataset: NnUNetDataset) -> None:
+    path = dataset.root / "nnUNet_preprocessed" / "Dataset027_Heart" / "splits_final.json"
+    for subjects in ((1, 2), (2, 4, 5, 6, 7, 8, 9)):
+        dataset.write([subject(seed) for seed in subjects], [], TABLE, (1.8, 1.9))
+        folds = json.loads(path.read_text())
+        assert len(folds) == min(len(subjects), 5)
+        for fold in folds:
+            parts = [{case[: len("heart000001")] for case in fold[part]} for part in ("train", "val")]
+            assert not parts[0] & parts[1]
+            assert len(fold["train"]) + len(fold["val"]) == 6 * len(subjects)
+        assert len({case for fold in folds for case in fold["val"]}) == 6 * len(subjects)
+    names = {path.name[: len("heart000001")] for path in (dataset.folder / "imagesTr").iterdir()}
+    assert names == {f"heart{seed:06d}" for seed in (2, 4, 5, 6, 7, 8, 9)}
+
+
 def test_commands_plan_train_and_predict(dataset: NnUNetDataset) -> None:
     plan, train, predict = dataset.commands(fold="all")
     assert plan[:3] == ("nnUNetv2_plan_and_preprocess", "-d", "27")

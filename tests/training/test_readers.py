@@ -16,7 +16,7 @@ from kstream.training.experiment import Experiment
 from kstream.training.readers import fastmri_breast as fastmri
 from kstream.training.readers import mama_mia
 from kstream.training.readers.common import differences, read_mask, synthetic_kspace
-from kstream.training.readers.convert import convert
+from kstream.training.readers.convert import convert, reader_recipe
 from kstream.types import AcquisitionFlag, Complex
 
 LAYOUT = fastmri.Layout(n_frames=3, n_slices=8)
@@ -235,6 +235,13 @@ def test_a_data_set_becomes_cohorts_of_patients(duke: Path, tmp_path: Path) -> N
     parts = [load_cohort(experiment, cohort, cache) for cohort in ("train", "validation", "test")]
     assert sorted(exam.patient for part in parts for exam in part) == [f"DUKE_{n:03d}" for n in range(1, 6)]
     assert [len(part) for part in parts] == [2, 1, 2]
+    changed = nibabel.Nifti1Image(np.ones((11, 14, 9), np.uint8), np.eye(4))
+    nibabel.save(changed, duke / "segmentations" / "expert" / "DUKE_001.nii.gz")
+    with pytest.raises(RecordingError, match="another way"):
+        list(convert("mama-mia", duke, cache))
+    save_exam(parts[0][0], cache / "exam-other.h5", reader_recipe("fastmri-breast", None))
+    with pytest.raises(RecordingError, match="mixes exams"):
+        load_cohort(experiment, "train", cache)
     with pytest.raises(ConfigError, match="cohort is empty"):
         load_cohort(experiment, "train", tmp_path / "nothing")
     with pytest.raises(ConfigError, match="no exam was found"):

@@ -13,6 +13,7 @@ from kstream.recon.fourier import to_image
 from kstream.training.breast.data import Exam
 from kstream.training.breast.scenarios import (
     Scenario,
+    mask_index,
     read_scores,
     score,
     score_under,
@@ -49,6 +50,17 @@ def test_names_say_what_they_mean() -> None:
     for wrong in ("cartesian-5", "noise-loud", "spiral-2", "radial-4"):
         with pytest.raises(ConfigError, match="unknown"):
             Scenario.of(wrong)
+
+
+def test_public_exams_have_one_mask_in_every_fold(new_exam: Callable[..., Exam]) -> None:
+    simulated, public = new_exam(17), replace(new_exam(17), source="acquired")
+    assert [mask_index(simulated, place) for place in (2, 5)] == [2, 5]
+    assert [mask_index(public, place) for place in (2, 5)] == [17, 17]
+    first, second = (
+        [row.patient_index for row in score_under([Scenario.of("cartesian-4")], exams, Threshold(), "m", 1, 2, (4, 3))]
+        for exams in ([public], [simulated, public])
+    )
+    assert (first, second) == ([17], [0, 17])
 
 
 def test_exam_scope_is_one_mask_and_patch_scope_one_for_each(new_exam: Callable[..., Exam]) -> None:

@@ -96,7 +96,7 @@ def test_a_comparison_pairs_exams() -> None:
 
 def test_families_are_corrected_together_and_apart() -> None:
     def comparison(p: float) -> Comparison:
-        return Comparison(9, Interval(0, 0, 0), p, p, 0.0, 5, 4)
+        return Comparison(9, Interval(0, 0, 0), Interval(0, 0, 0), p, p, 0.0, 5, 4)
 
     family = holm_family({"8": comparison(0.02), "12": comparison(0.04)})
     assert [c.p_holm for c in family.values()] == pytest.approx([0.04, 0.04])
@@ -104,3 +104,12 @@ def test_families_are_corrected_together_and_apart() -> None:
     assert alone["8"].p_holm == 0.02
     failures = holm_failures({"8": compare_failures([True] * 6, [False] * 6)})
     assert failures["8"].p_holm == failures["8"].p == pytest.approx(2 / 2**6)
+
+
+def test_the_median_difference_is_not_carried_by_one_exam() -> None:
+    a, b = np.array([0.11, 0.12, 0.13, 0.14, 0.95]), np.full(5, 0.1)
+    found = compare(a, b).median_difference
+    assert found.mean == pytest.approx(0.03)
+    assert found.low <= 0.03 <= found.high
+    assert found.low == pytest.approx(0.01)
+    assert compare(a, b).difference.mean == pytest.approx(0.19)

@@ -17,7 +17,7 @@ from kstream.training.breast import study as studies
 from kstream.training.breast.figures import Curve, draw_curves, features_of, radial_profile, stars
 from kstream.training.breast.scenarios import Score
 from kstream.training.breast.study import FamilyConfig, Study
-from kstream.training.breast.study_report import Results, compare_family
+from kstream.training.breast.study_report import Results, compare_family, unequal_seeds
 from kstream.training.experiment import load_experiment
 from kstream.training.statistics import Interval
 
@@ -110,6 +110,22 @@ def test_a_study_goes_from_data_to_report_in_sittings(file: Path) -> None:
     assert (report / "noise_dice_per_patient.csv").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_weights_and_scores_of_a_changed_study_are_refused(file: Path) -> None:
+    out = file.parent / "out"
+    run(file, "--arm", "magnitude", "--seed", "1", "--stage", "train", "--stage", "evaluate")
+    file.write_text(STUDY.replace("as small as", "hardly larger than"))
+    assert studies.all_scores(Study(file, out))  # words do not matter
+    file.write_text(STUDY.replace('"cartesian-8", "noise-0"', '"cartesian-8", "noise-0", "noise-5"'))
+    with pytest.raises(ConfigError, match="other conditions: scenarios") as raised:
+        studies.all_scores(Study(file, out))
+    assert str(out / "magnitude-seed1" / "scores.csv") in raised.value.hint
+    file.write_text(STUDY.replace("[network]", "[loss]\ngamma = 2.0\n\n[network]"))
+    with pytest.raises(ConfigError, match="trained by another experiment") as raised:
+        studies.train(Study(file, out), file.parent / "cache", Study(file, out).runs(), lambda _: print)
+    assert str(out / "magnitude-seed1") in raised.value.hint
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -121,6 +137,7 @@ def test_a_study_goes_from_data_to_report_in_sittings(file: Path) -> None:
         ("seeds = [1, 2]", "seeds = []", "seeds"),
         ("steps = 2", "step = 2", "schedule.step"),
         ("[arms.gate]", "[arms.gate]\ndata.frame = 1", "share their data"),
+        ("[arms.gate]", '[arms.gate]\ncohorts.train.seeds = "7-8"', "share their data, cohorts and folds"),
         ('"breast-gate"', '"breast-gait"', "unknown architecture"),
         ('test = { seeds = "4-6" }', 'test = { seeds = "3-6" }', "seed 3 is in cohorts"),
     ],
@@ -165,6 +182,12 @@ def test_seeds_are_averaged_and_exams_are_compared() -> None:
     assert dice["full"].n == 8
     assert dice["full"].p == pytest.approx(2 / 2**8)
     assert (failures["full"].only_a, failures["full"].only_b) == (0, 5)
+
+
+def test_arms_with_other_seeds_are_told() -> None:
+    scores = [row("a", 1, 0, 0.5), row("a", 2, 0, 0.5), row("b", 1, 0, 0.5)]
+    assert "a 1, 2; b 1" in unequal_seeds(scores)[0]
+    assert unequal_seeds([scores[0], scores[2]]) == []
 
 
 def test_a_family_may_compare_different_inputs() -> None:

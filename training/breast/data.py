@@ -285,11 +285,20 @@ def _load_fold(folds: FoldConfig, cohort: str, folder: Path) -> list[Exam]:
     """Exams of the patients of one part of one fold; a patient with several exams is never in two parts."""
     owners: dict[Path, str] = {}
     has_lesion: dict[str, bool] = {}
+    recipes: dict[str, Path] = {}
     for path in sorted(folder.glob("exam-*.h5")):
         with h5py.File(path) as file:
             patient = str(file.attrs["patient"])
             owners[path] = patient
             has_lesion[patient] = bool(file.attrs["has_lesion"]) or has_lesion.get(patient, False)
+            recipes.setdefault(_without_mask(str(file.attrs["recipe"])), path)
+    if len(recipes) > 1:
+        raise RecordingError(
+            "the cache mixes exams that were read in different ways",
+            where=", ".join(str(path) for path in recipes.values()),
+            likely="two data sets, or two methods, went into one folder",
+            hint="one cache folder for each data set and method",
+        )
     if not owners:
         raise ConfigError(
             "the cohort is empty",
@@ -298,6 +307,12 @@ def _load_fold(folds: FoldConfig, cohort: str, folder: Path) -> list[Exam]:
         )
     chosen = split_patients(has_lesion, folds.n_folds, folds.fold, folds.seed, folds.published)[cohort]
     return [load_exam(path) for path, patient in owners.items() if patient in chosen]
+
+
+def _without_mask(recipe: str) -> str:
+    """A reader's recipe without what differs from exam to exam."""
+    content = json.loads(recipe)
+    return json.dumps({key: value for key, value in content.items() if key != "mask"}, sort_keys=True)
 
 
 def build_cache(experiment: Experiment, folder: Path, workers: int = 2) -> Iterator[tuple[Path, int, int]]:

@@ -96,7 +96,7 @@ class Score:
     Parameters
     ----------
     fold : the training run: fold of a cross-validation, or seed.
-    patient_index : place of the exam in the test cohort; it decides masks and noise.
+    patient_index : `mask_index` of the exam; it decides masks and noise.
     dice : NaN if neither truth nor prediction holds a lesion.
     n_lesions, n_found : lesions of the truth, and those that a prediction touches.
     n_false : predicted components that touch no lesion.
@@ -167,6 +167,15 @@ def score(predicted: Labels, exam: Exam, model: str, fold: int, scenario: str, p
     )
 
 
+def mask_index(exam: Exam, position: int) -> int:
+    """What decides the masks and noise of an exam.
+
+    Of public data it is the place among all patients in the order of their names, the same in every fold; of simulated
+    exams their `position` in the cohort.
+    """
+    return position if exam.source == "simulated" else exam.seed
+
+
 def score_under(
     scenarios: Sequence[Scenario],
     exams: Sequence[Exam],
@@ -179,7 +188,8 @@ def score_under(
 ) -> Iterable[Score]:
     """Scores of one network, scenario by scenario, exam by exam."""
     for scenario in scenarios:
-        for index, exam in enumerate(exams):
+        for position, exam in enumerate(exams):
+            index = mask_index(exam, position)
             predicted = segment_under(scenario, exam, index, engine, frame, patch, scope)
             yield score(predicted, exam, model, fold, scenario.name, index)
 

@@ -26,7 +26,15 @@ from ...engines.torch_engine import TorchEngine
 from ...errors import ConfigError, did_you_mean
 from ...models.registry import build
 from ..distributed import World
-from ..experiment import Experiment, Section, check_cohorts, read_experiment, validated, write_experiment
+from ..experiment import (
+    Experiment,
+    Section,
+    check_cohorts,
+    load_experiment,
+    read_experiment,
+    validated,
+    write_experiment,
+)
 from ..fit import LAST, Report, fit_stages
 from .data import build_cache, load_cohort
 from .scenarios import Scenario, Score, read_scores, score_under, write_scores
@@ -79,6 +87,11 @@ class Run:
     @property
     def scores(self) -> Path:
         return self.folder / "scores.csv"
+
+    @property
+    def conditions(self) -> Path:
+        """Under what `scores` were taken."""
+        return self.folder / "scores.json"
 
 
 class Study:
@@ -138,8 +151,13 @@ class Study:
             network = self._experiments[arm, self.file.seeds[0]].network
             with torch.device("meta"):
                 build(network.architecture, network.arguments)
-        if any(experiment.data != data for experiment in self._experiments.values()):
-            raise ConfigError("arms must share their data", where=str(self.path), hint="[data] belongs to the study")
+        shared = (data, self.first.cohorts, self.first.folds)
+        if any((each.data, each.cohorts, each.folds) != shared for each in self._experiments.values()):
+            raise ConfigError(
+                "arms must share their data, cohorts and folds",
+                where=str(self.path),
+                hint="[data], [cohorts] and [folds] belong to the study",
+            )
         if self.file.evaluation.cohort not in self.first.test_cohorts:
             raise ConfigError(f"no test cohort {self.file.evaluation.cohort!r}", where=str(self.path))
         for scenario in self.scenarios:
@@ -202,8 +220,61 @@ def train(
 
 
 def is_trained(run: Run) -> bool:
-    """True if a run has taken its last step."""
-    return "train_s" in read_times(run) and (run.folder / LAST).is_file()
+    """True if a run has taken its last step.
+
+    Raises
+    ------
+    ConfigError : it was trained by an experiment that differs in what decides the weights.
+    """
+    if "train_s" not in read_times(run) or not (run.folder / LAST).is_file():
+        return False
+    if _decisive(load_experiment(run.folder / EXPERIMENT)) != _decisive(run.experiment):
+        raise ConfigError(
+            f"the run {run.folder.name} was trained by another experiment",
+            where=str(run.folder / EXPERIMENT),
+            likely="the study's file changed after it",
+            hint=f"delete {run.folder} to train it again, or choose another --output",
+        )
+    return True
+
+
+def _decisive(experiment: Experiment) -> dict[str, Any]:
+    """What decides the weights of an experiment: not its words, nor its test cohorts."""
+    content = experiment.model_dump(mode="json", exclude={"description"})
+    content["cohorts"] = {name: value for name, value in content["cohorts"].items() if name in ("train", "validation")}
+    return content
+
+
+def _conditions(study: Study) -> dict[str, Any]:
+    """What decides the scores of a trained network."""
+    evaluation, first = study.file.evaluation, study.first
+    cohort = first.cohorts.get(evaluation.cohort)
+    return {
+        **evaluation.model_dump(mode="json"),
+        "exams": None if cohort is None else cohort.model_dump(mode="json"),
+        "data": first.data.model_dump(mode="json"),
+    }
+
+
+def is_scored(study: Study, run: Run) -> bool:
+    """True if a run has scores.
+
+    Raises
+    ------
+    ConfigError : they were taken under other scenarios, of another cohort or with another scope.
+    """
+    if not run.scores.is_file():
+        return False
+    stored = json.loads(run.conditions.read_text("utf-8")) if run.conditions.is_file() else {}
+    wanted = _conditions(study)
+    if wrong := [key for key in wanted if stored.get(key) != wanted[key]]:
+        raise ConfigError(
+            f"the scores of {run.folder.name} were taken under other conditions: {', '.join(wrong)}",
+            where=str(run.conditions),
+            likely="the study's file changed after its evaluation",
+            hint=f"delete {run.scores} to evaluate again, or {run.folder} to train it again too",
+        )
+    return True
 
 
 def evaluate(study: Study, cache: Path, runs: Sequence[Run], report: Callable[[Run, int], None], device: str) -> None:
@@ -211,7 +282,7 @@ def evaluate(study: Study, cache: Path, runs: Sequence[Run], report: Callable[[R
     evaluation = study.file.evaluation
     exams = load_cohort(study.first, evaluation.cohort, cache)
     for run in runs:
-        if run.scores.is_file() or not is_trained(run):
+        if not is_trained(run) or is_scored(study, run):
             continue
         begin = time.perf_counter()
         network = run.experiment.network
@@ -222,6 +293,7 @@ def evaluate(study: Study, cache: Path, runs: Sequence[Run], report: Callable[[R
             frame = run.experiment.data.frame
             scores += score_under([scenario], exams, engine, run.arm, run.seed, frame, patch, evaluation.scope)
             report(run, number + 1)
+        run.conditions.write_text(json.dumps(_conditions(study), indent=2) + "\n", encoding="utf-8")
         write_scores(scores, run.scores)
         _note_time(run, "evaluate_s", time.perf_counter() - begin)
 
@@ -231,9 +303,11 @@ def all_scores(study: Study) -> list[Score]:
 
     Raises
     ------
-    ConfigError : if none has.
+    ConfigError : if none has, or a run was trained or scored as another study's file says.
     """
-    found = [row for run in study.runs() if run.scores.is_file() for row in read_scores(run.scores)]
+    found = [
+        row for run in study.runs() if is_trained(run) and is_scored(study, run) for row in read_scores(run.scores)
+    ]
     if not found:
         raise ConfigError("no run of this study has scores yet", hint="kstream study FILE --stage evaluate")
     return found

@@ -37,7 +37,7 @@ from ..statistics import (
 from .data import Exam, load_cohort
 from .figures import Curve, draw_curves, draw_features, draw_overlays, features_of
 from .pictures import fullest_slice
-from .scenarios import Scenario, Score, score, segment_under, write_published
+from .scenarios import Scenario, Score, mask_index, score, segment_under, write_published
 from .study import FamilyConfig, Study, all_scores, is_trained, read_times
 from .task import load_best
 
@@ -124,10 +124,11 @@ def write_report(study: Study, cache: Path) -> Path:
         "Runs": _run_table(study),
     }
     figures = [*_curves(study, results, folder), *_examples(study, exams, folder)]
-    text = _markdown(study, tables, exams)
+    facts = [*_facts(study, exams), *unequal_seeds(scores)]
+    text = _markdown(study, tables, facts)
     (folder / "tables.md").write_text(text, encoding="utf-8")
     path = folder / "report.html"
-    path.write_text(_html(study, tables, figures, exams), encoding="utf-8")
+    path.write_text(_html(study, tables, figures, facts), encoding="utf-8")
     return path
 
 
@@ -173,6 +174,7 @@ def _family_table(results: Results, family: FamilyConfig) -> Table:
             "scenario": scenario,
             "exams": str(comparison.n),
             f"Dice: {family.a} - {family.b}": _interval(comparison.difference),
+            "median difference": _interval(comparison.median_difference),
             "Wilcoxon p": _p(comparison.p),
             "p (Pratt)": _p(comparison.p_pratt),
             "p (Holm)": _p(comparison.p_holm),
@@ -260,7 +262,7 @@ def _marks(study: Study, results: Results, names: Mapping[float, str]) -> dict[f
 def _examples(study: Study, exams: Sequence[Exam], folder: Path) -> list[Path]:
     """Overlays of every arm, and the features of those that have a k-space stage, with the study's first seed."""
     runs = [run for run in study.runs(seeds=study.file.seeds[:1]) if is_trained(run)]
-    shown = [(index, exam) for index, exam in enumerate(exams) if exam.has_lesion][:N_OVERLAYS]
+    shown = [(mask_index(exam, n), exam) for n, exam in enumerate(exams) if exam.has_lesion][:N_OVERLAYS]
     scenarios = [s for s in study.scenarios if s.name in OVERLAY_SCENARIOS]
     rows = []
     networks = {run.arm: load_best(run.experiment, run.folder) for run in runs}
@@ -305,8 +307,19 @@ def _facts(study: Study, exams: Sequence[Exam]) -> list[str]:
     ]
 
 
-def _markdown(study: Study, tables: Mapping[str, Table], exams: Sequence[Exam]) -> str:
-    parts = [f"# {study.file.name}", *_facts(study, exams)]
+def unequal_seeds(scores: Sequence[Score]) -> list[str]:
+    """A sentence if some arms were scored with other seeds than others; else nothing."""
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for row in scores:
+        seeds[row.model].add(row.fold)
+    if len({frozenset(found) for found in seeds.values()}) <= 1:
+        return []
+    each = "; ".join(f"{arm} {', '.join(map(str, sorted(found)))}" for arm, found in seeds.items())
+    return [f"Attention: the arms were scored with different seeds ({each}), so their means are not alike."]
+
+
+def _markdown(study: Study, tables: Mapping[str, Table], facts: Sequence[str]) -> str:
+    parts = [f"# {study.file.name}", *facts]
     for title, rows in tables.items():
         if not rows:
             continue
@@ -324,10 +337,10 @@ STYLE = (
 )
 
 
-def _html(study: Study, tables: Mapping[str, Table], figures: Sequence[Path], exams: Sequence[Exam]) -> str:
+def _html(study: Study, tables: Mapping[str, Table], figures: Sequence[Path], facts: Sequence[str]) -> str:
     """One page that needs no other file."""
     name = html.escape(study.file.name)
-    parts = [f"<h1>{name}</h1>", *(f"<p>{html.escape(fact)}</p>" for fact in _facts(study, exams))]
+    parts = [f"<h1>{name}</h1>", *(f"<p>{html.escape(fact)}</p>" for fact in facts)]
     for path in figures:
         data = base64.b64encode(path.read_bytes()).decode()
         parts.append(f'<h2>{html.escape(path.stem)}</h2><img alt="{path.stem}" src="data:image/png;base64,{data}">')

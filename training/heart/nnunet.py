@@ -6,7 +6,8 @@ in paper 003), or of the zero-filled one (nnU-Net^u). Its folders, as its docume
     nnUNet_raw/Dataset027_NAME/
       dataset.json            channel_names, labels, numTraining, file_ending
       imagesTr/CASE_0000.nii.gz   labelsTr/CASE.nii.gz    imagesTs/CASE_0000.nii.gz
-    nnUNet_preprocessed/  nnUNet_results/                 made and read by its commands
+    nnUNet_preprocessed/Dataset027_NAME/splits_final.json     folds by subject; the rest is made by its commands
+  nnUNet_results/                                       made and read by its commands
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .data import Subject, draw_lines
 from .experiment import HeartData
 
 FILE_ENDING = ".nii.gz"
+N_FOLDS = 5
 COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
 
 
@@ -51,6 +53,10 @@ class NnUNetDataset:
         return self.root / "nnUNet_raw" / f"Dataset{self.number:03d}_{self.name}"
 
     @property
+    def _preprocessed(self) -> Path:
+        return self.root / "nnUNet_preprocessed" / self.folder.name
+
+    @property
     def environment(self) -> dict[str, str]:
         """Variables that tell nnU-Net's commands where everything is."""
         return {name: str(self.root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -63,7 +69,10 @@ class NnUNetDataset:
         spacing_mm: tuple[float, float],
         undersampling: tuple[HeartData, float] | None = None,
     ) -> int:
-        """Write all cases and ``dataset.json``; gives the number of training cases.
+        """Write all cases, ``dataset.json`` and the folds; gives the number of training cases.
+
+        What is in the data set's folders is deleted first, so that no case of an earlier call is trained on. Frames of
+        a subject are never in two parts of a fold (``splits_final.json``), which nnU-Net's own folds do not promise.
 
         Parameters
         ----------
@@ -71,6 +80,8 @@ class NnUNetDataset:
         spacing_mm : pixel size along x and y.
         undersampling : how lines are drawn, and the acceleration: images are zero-filled then. None: fully sampled.
         """
+        for folder in (self.folder, self._preprocessed, self.root / "predictions"):
+            shutil.rmtree(folder, ignore_errors=True)
         n_train = 0
         for part, subjects in (("Tr", train), ("Ts", test)):
             for subject in subjects:
@@ -87,6 +98,9 @@ class NnUNetDataset:
             "file_ending": FILE_ENDING,
         }
         (self.folder / "dataset.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        self._preprocessed.mkdir(parents=True)
+        folds = json.dumps(subject_folds(train), indent=2)
+        (self._preprocessed / "splits_final.json").write_text(folds + "\n", encoding="utf-8")
         return n_train
 
     def commands(self, fold: str = "0", trainer: str = "nnUNetTrainer") -> tuple[tuple[str, ...], ...]:
@@ -145,6 +159,22 @@ class NnUNetDataset:
 
 def case_name(seed: int, view: int, frame: int) -> str:
     return f"heart{seed:06d}v{view}f{frame:02d}"
+
+
+def subject_folds(subjects: Sequence[Subject]) -> list[dict[str, list[str]]]:
+    """nnU-Net's folds, whole subjects in each part; as many as there are subjects, five at most."""
+    names = [
+        [case_name(subject.seed, view, frame) for view, frame in np.ndindex(*subject.labels.shape[:2])]
+        for subject in subjects
+    ]
+    n_folds = min(len(names), N_FOLDS)
+    return [
+        {
+            "train": [case for i, cases in enumerate(names) if i % n_folds != fold for case in cases],
+            "val": [case for i, cases in enumerate(names) if i % n_folds == fold for case in cases],
+        }
+        for fold in range(n_folds)
+    ]
 
 
 def _cases(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,6 +59,51 @@ def subject_lines(kspace: Complex, lines: Sequence[Lines]) -> tuple[Float, Float
     return np.stack(values), places.astype(np.float32)
 
 
+def network_arguments(experiment: HeartExperiment, name: str) -> dict[str, Any]:
+    """Arguments of the experiment for a network, and the sizes of the scan where the network knows them."""
+    known = architecture(name).arguments
+    protocol = experiment.protocol("train")
+    n_views = len(protocol.views)
+    sizes = {
+        "n_slices": n_views,
+        "n_long_axis": protocol.n_long_axis,
+        "n_frames": protocol.n_frames,
+        "plane": (protocol.matrix, protocol.matrix),
+        "n_images": n_views * protocol.n_frames,
+        "n_classes": len(experiment.labels.names),
+    }
+    filled = {key: value for key, value in sizes.items() if key in known}
+    given = {key: value for key, value in experiment.network.arguments.items() if key in known}
+    return {**filled, **given}
+
+
+def networks(experiment: HeartExperiment) -> dict[str, dict[str, Any]]:
+    """Names and arguments of all networks that an experiment builds, in the order of its stages."""
+    before = {
+        "kmtr": ("kmtr-image-mae", "kmtr-line-mae", "kmtr-alignment"),
+        "mae": ("kmtr-line-mae",),
+    }.get(experiment.method, ())
+    made = {name: network_arguments(experiment, name) for name in (*before, _NETWORKS[experiment.method])}
+    if "kmtr" in made:
+        made["kmtr"] |= {"heads": list(experiment.network.heads), "n_classes": len(experiment.labels.names)}
+    return made
+
+
+def check_alignment(experiment: HeartExperiment, validation: Sequence[Subject]) -> None:
+    """Stage II compares subjects.
+
+    Raises
+    ------
+    ConfigError : a batch, or the validation cohort, of one subject.
+    """
+    if experiment.schedule.batch < 2 or len(validation) < 2:
+        raise ConfigError(
+            "the alignment compares subjects",
+            where="schedule.batch, cohorts.validation",
+            hint="two subjects or more in each",
+        )
+
+
 class HeartTask(Task[Batch]):
     """What all of the heart's tasks share: subjects, sampling, and a network of the registry.
 
@@ -81,23 +126,14 @@ class HeartTask(Task[Batch]):
 
     def arguments(self, name: str) -> dict[str, Any]:
         """Arguments of the experiment, and the sizes of the scan where the network knows them."""
-        known = architecture(name).arguments
-        protocol = self.experiment.protocol("train")
-        n_views = len(protocol.views)
-        sizes = {
-            "n_slices": n_views,
-            "n_long_axis": protocol.n_long_axis,
-            "n_frames": protocol.n_frames,
-            "plane": (protocol.matrix, protocol.matrix),
-            "n_images": n_views * protocol.n_frames,
-            "n_classes": len(self.experiment.labels.names),
-        }
-        filled = {key: value for key, value in sizes.items() if key in known}
-        given = {key: value for key, value in self.experiment.network.arguments.items() if key in known}
-        return {**filled, **given}
+        return network_arguments(self.experiment, name)
 
     def identity(self) -> str:
-        return f"{self.name} {self.experiment.model_dump_json(exclude={'schedule', 'stages'}, exclude_defaults=True)}"
+        """The experiment without its schedules (`fit` adds the stage's own); what batches and losses take from them."""
+        experiment = self.experiment
+        plain = experiment.model_dump_json(exclude={"schedule", "stages"}, exclude_defaults=True)
+        stages = experiment.stages.model_dump_json(include={"masking_ratio", "temperature", "form"})
+        return f"{self.name} {plain} {stages} batch {experiment.schedule.batch}"
 
     def batch(self, number: int) -> Batch:
         config = self.experiment
@@ -111,14 +147,12 @@ class HeartTask(Task[Batch]):
         """Tensors of some subjects at an acceleration."""
         raise NotImplementedError
 
-    def held_out(self) -> list[tuple[float, Batch, Subject]]:
-        """Validation subjects at every acceleration, always with the same lines."""
-        out = []
+    def held_out(self) -> Iterator[tuple[float, Batch, Subject]]:
+        """Validation subjects at every acceleration, always with the same lines; one at a time, so that they fit."""
         for acceleration in self.experiment.data.accelerations:
             for subject in self._validation:
                 rng = np.random.default_rng([subject.seed, round(1000 * acceleration), 77])
-                out.append((acceleration, self.make_batch([subject], acceleration, rng), subject))
-        return out
+                yield acceleration, self.make_batch([subject], acceleration, rng), subject
 
     def lines_of(self, subject: Subject, acceleration: float, rng: np.random.Generator) -> list[Lines]:
         """Lines of every view."""
@@ -298,10 +332,7 @@ class AlignmentTask(SubjectTask):
         image_weights: Path,
         line_weights: Path,
     ) -> None:
-        if experiment.schedule.batch < 2 or len(validation) < 2:
-            raise ConfigError(
-                "the alignment compares subjects", where="schedule.batch", hint="two subjects or more in a batch"
-            )
+        check_alignment(experiment, validation)
         super().__init__(experiment, train, validation, "alignment")
         network = cast(Alignment, self.network)
         load_part(network.image, image_weights, "image.")
@@ -316,13 +347,21 @@ class AlignmentTask(SubjectTask):
         return alignment_loss(image, lines, stages.temperature, 0.5, stages.form)
 
     def validate(self, network: nn.Module) -> Validation:
-        """Share of validation subjects whose lines are closest to their own image."""
+        """Share of validation subjects whose lines are closest to their own image, among those as accelerated."""
         device = self._device(network)
-        pairs = [network(*(b[n].to(device) for n in ("images", "values", "places"))) for _, b, _ in self.held_out()]
-        image, lines = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
-        found = (image @ lines.T).argmax(dim=1)
-        share = float((found == torch.arange(len(found), device=device)).float().mean())
+        pairs: dict[float, list[tuple[Tensor, Tensor]]] = {}
+        for acceleration, batch, _ in self.held_out():
+            made = network(*(batch[name].to(device) for name in ("images", "values", "places")))
+            pairs.setdefault(acceleration, []).append(made)
+        shares = [matched(*(torch.cat(parts) for parts in zip(*group, strict=True))) for group in pairs.values()]
+        share = float(np.mean(shares))
         return Validation(share, {"matched": share})
+
+
+def matched(image: Tensor, lines: Tensor) -> float:
+    """Share of the images ``(subjects, width)`` whose closest lines ``(subjects, width)`` are their own."""
+    found = (image @ lines.T).argmax(dim=1)
+    return float((found == torch.arange(len(found), device=found.device)).float().mean())
 
 
 class AnalysisTask(SubjectTask):
@@ -340,8 +379,7 @@ class AnalysisTask(SubjectTask):
         network.get_buffer("phenotype_spread").copy_(torch.from_numpy(known.std(axis=0) + 1e-6))
 
     def make_network(self) -> nn.Module:
-        heads = {"heads": list(self.experiment.network.heads), "n_classes": len(self.experiment.labels.names)}
-        return build("kmtr", {**self.arguments("kmtr"), **heads})
+        return build("kmtr", networks(self.experiment)["kmtr"])
 
     def outputs(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         made = network(batch["values"], batch["places"])
@@ -368,11 +406,13 @@ class AnalysisTask(SubjectTask):
         return torch.where(labels < len(self.experiment.labels.names), labels, 0)
 
 
-def judged(task: AnalysisTask, network: nn.Module, cases: Sequence[tuple[float, Batch, Subject]]) -> Validation:
+def judged(task: AnalysisTask, network: nn.Module, cases: Iterable[tuple[float, Batch, Subject]]) -> Validation:
     """Scores of all heads over subjects: Dice, errors of phenotypes relative to guessing the mean, AUC, PSNR."""
     device = next(network.parameters()).device
-    dice, found, chances, psnr = [], [], [], []
+    dice, found, chances, psnr, truths, sick = [], [], [], [], [], []
     for _, batch, subject in cases:
+        truths.append(subject.phenotypes)
+        sick.append(subject.diseases)
         made = task.outputs(network, {name: part.to(device) for name, part in batch.items()})
         if "segmentation" in made:
             labels = made["segmentation"][0].argmax(dim=1).cpu().numpy()
@@ -390,13 +430,13 @@ def judged(task: AnalysisTask, network: nn.Module, cases: Sequence[tuple[float, 
     if dice:
         metrics["dice"] = float(np.mean(dice))
     if found:
-        truths = np.stack([subject.phenotypes for _, _, subject in cases])
+        true = np.stack(truths)
         mean = cast(KMTR, network).get_buffer("phenotype_mean").cpu().numpy()
-        ratio = absolute_errors(np.stack(found), truths) / absolute_errors(np.broadcast_to(mean, truths.shape), truths)
+        ratio = absolute_errors(np.stack(found), true) / absolute_errors(np.broadcast_to(mean, true.shape), true)
         metrics["phenotype_error_over_mean_guess"] = float(ratio.mean())
     if chances:
-        sick = np.stack([subject.diseases for _, _, subject in cases])
-        areas = [classification_score(np.stack(chances)[:, i], sick[:, i]).auc for i in range(sick.shape[1])]
+        ill = np.stack(sick)
+        areas = [classification_score(np.stack(chances)[:, i], ill[:, i]).auc for i in range(ill.shape[1])]
         metrics["auc"] = float(np.nanmean(areas)) if np.isfinite(areas).any() else 0.5
     if psnr:
         metrics["psnr_db"] = float(np.mean(psnr))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import ConfigError
+import h5py
+
+from ...errors import ConfigError, RecordingError
 from ..breast.data import Exam, save_exam
 from . import fastmri_breast, mama_mia
 
@@ -15,7 +18,9 @@ METHODS = dict(zip(DATASETS[:3], ("stream", "batch", "synthetic"), strict=True))
 
 
 def convert(dataset: str, folder: Path, cache: Path, masks: Path | None = None) -> Iterator[tuple[str, int, int]]:
-    """Read a data set; gives ``(patient, done, total)`` as each exam is in the cache. Exams that are there are kept.
+    """Read a data set; gives ``(patient, done, total)`` as each exam is in the cache.
+
+    Exams that are there are kept if they were read in the same way from the same mask.
 
     Parameters
     ----------
@@ -25,7 +30,8 @@ def convert(dataset: str, folder: Path, cache: Path, masks: Path | None = None) 
 
     Raises
     ------
-    ConfigError : for another data set, or a folder without exams. Else as the readers.
+    ConfigError : for another data set, or a folder without exams.
+    RecordingError : if the cache holds an exam that was read in another way. Else as the readers.
     """
     if dataset not in DATASETS:
         raise ConfigError(f"unknown data set {dataset!r}", hint="one of: " + ", ".join(DATASETS))
@@ -36,8 +42,12 @@ def convert(dataset: str, folder: Path, cache: Path, masks: Path | None = None) 
         )
     for number, name in enumerate(names):
         path = cache / f"exam-{name}.h5"
-        if not path.is_file():
-            save_exam(_read(dataset, folder, name, number, masks), path, json.dumps({"reader": dataset}))
+        mask = _mask(dataset, folder, name, masks)
+        recipe = reader_recipe(dataset, mask)
+        if path.is_file():
+            _check_recipe(path, recipe)
+        else:
+            save_exam(_read(dataset, folder, name, number, mask), path, recipe)
         yield name, number + 1, len(names)
 
 
@@ -47,9 +57,33 @@ def _names(dataset: str, folder: Path) -> list[str]:
     return sorted(path.stem.rpartition("_")[0] for path in folder.glob("*_2.h5"))
 
 
-def _read(dataset: str, folder: Path, name: str, number: int, masks: Path | None) -> Exam:
+def reader_recipe(dataset: str, mask: Path | None) -> str:
+    """How an exam was read, as canonical JSON: the data set, the method, and the hash of its mask."""
+    digest = None if mask is None or not mask.is_file() else hashlib.sha256(mask.read_bytes()).hexdigest()
+    return json.dumps({"reader": dataset, "method": METHODS.get(dataset, "synthetic"), "mask": digest}, sort_keys=True)
+
+
+def _check_recipe(path: Path, recipe: str) -> None:
+    with h5py.File(path) as file:
+        stored = str(file.attrs["recipe"])
+    if stored != recipe:
+        raise RecordingError(
+            "the cache holds this exam as it was read in another way",
+            where=str(path),
+            likely="another method, or another mask, than the first time",
+            hint="choose another cache folder, or delete this one and read it again",
+        )
+
+
+def _mask(dataset: str, folder: Path, name: str, masks: Path | None) -> Path | None:
+    """Where the mask of an exam is; None if it has none."""
+    if dataset == "mama-mia":
+        return folder / "segmentations" / "expert" / f"{name}.nii.gz"
+    candidates = [] if masks is None else [masks / f"{name}_mask.nii", masks / f"{name}_mask.nii.gz"]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read(dataset: str, folder: Path, name: str, number: int, mask: Path | None) -> Exam:
     if dataset == "mama-mia":
         return mama_mia.read_exam(folder / "images", folder / "segmentations" / "expert", name, number)
-    candidates = [] if masks is None else [masks / f"{name}_mask.nii", masks / f"{name}_mask.nii.gz"]
-    mask = next((path for path in candidates if path.is_file()), None)
     return fastmri_breast.read_exam(folder / f"{name}_2.h5", mask, number, METHODS[dataset])

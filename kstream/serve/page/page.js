@@ -9,6 +9,7 @@ const MAX_OPEN_FRAMES = 8;
 const MAX_HISTORY = 1500;
 const MAX_LINES = 400;
 const MAX_PLANES = 96; // kept on this side, of those that were looked at
+const RETRY_MS = 1000; // until a plane that could not be had is asked for again
 const RANGE_DB = 55; // of the k-space picture, below the brightest sample
 const BINS_PER_OCTAVE = 4; // of the latency histogram
 const FIRST_MS = 1e-3;
@@ -41,6 +42,7 @@ const view = {
   isFollowing: true,
   plane: null, // null: not chosen yet, the middle or the largest lesion
   mark: null, // {x, y}
+  markFrame: -1, // whose labels have set it; volumes come newest first
   isMarkChosen: false,
   hover: null,
   mode: "m",
@@ -70,7 +72,8 @@ function nPlanes(s) {
   return frame ? frame.shape[0] * (s.about.plan?.n_slices ?? 1) : 0;
 }
 
-const withImage = (s) => (s ? [...s.frames.values()].filter((f) => f.has_image).map((f) => f.frame).sort((a, b) => a - b) : []);
+const hasPicture = (frame) => Boolean(frame?.has_image || frame?.has_labels);
+const withPicture = (s) => (s ? [...s.frames.values()].filter(hasPicture).map((f) => f.frame).sort((a, b) => a - b) : []);
 
 function addSpokes(s, spokes) {
   for (const spoke of spokes) {
@@ -118,6 +121,14 @@ function listen() {
     if (s === session()) redraw("kspace", "density", "header");
   });
   on("frame", takeFrame);
+  on("forgotten", (told) => {
+    const wasShown = session() === known.sessions.get(told.session);
+    known.sessions.delete(told.session);
+    forgetPlanes(told.session);
+    if (view.session === told.session) view.session = null;
+    if (wasShown) showSession();
+    redraw("sessions");
+  });
   on("delivered", (told) => {
     const s = sessionOf(told.session);
     s.deliveries.push(told);
@@ -149,6 +160,7 @@ function takeEverything(all) {
   known.lines = all.lines;
   known.sessions.clear();
   planes.clear();
+  last.identity = ""; // another server may use the same numbers
   for (const told of all.sessions) {
     const s = newSession(told.about);
     for (const frame of told.frames) s.frames.set(frame.frame, frame);
@@ -176,13 +188,11 @@ function takeSession(about) {
 
 function takeFrame(frame) {
   const s = sessionOf(frame.session);
-  const before = s.frames.get(frame.frame);
   s.frames.set(frame.frame, frame);
-  for (const kind of ["image", "labels"])
-    if (frame[`has_${kind}`] !== before?.[`has_${kind}`]) forgetPlanes(`${kind}/${frame.session}/${frame.frame}/`);
   if (s !== session()) return;
-  if (frame.has_image && view.isFollowing) view.frame = withImage(s).at(-1);
-  if (frame.has_labels && frame.mark && !view.isMarkChosen) {
+  if (hasPicture(frame) && view.isFollowing) view.frame = withPicture(s).at(-1);
+  if (frame.has_labels && frame.mark && frame.frame >= view.markFrame && !view.isMarkChosen) {
+    view.markFrame = frame.frame;
     view.plane = frame.mark.plane;
     view.mark = { x: frame.mark.x, y: frame.mark.y };
   }
@@ -204,10 +214,11 @@ function showSession() {
   const s = session();
   view.plane = null;
   view.mark = null;
+  view.markFrame = -1;
   view.hover = null;
   view.isMarkChosen = false;
   view.isFollowing = true;
-  view.frame = withImage(s).at(-1) ?? 0;
+  view.frame = withPicture(s).at(-1) ?? 0;
   const marked = s && [...s.frames.values()].findLast((f) => f.mark);
   if (marked) {
     view.plane = marked.mark.plane;
@@ -400,16 +411,27 @@ function drawPixels(ctx, picture, x, y, width, height) {
 
 // ---- the frame ---------------------------------------------------------------------------------------------------
 
-const planes = new Map(); // address -> {data, shape}, null while it is fetched or if it is not kept
+const COMING = { isComing: true }; // in place of a plane that is being fetched
+const GONE = { isGone: true }; // and of one that is not kept
+const planes = new Map(); // address -> {data, shape}; an address holds a revision, so what it names never changes
 
-function forgetPlanes(prefix) {
-  for (const address of planes.keys()) if (address.startsWith(prefix)) planes.delete(address);
+function forgetPlanes(id) {
+  for (const address of planes.keys()) if (address.split("/")[1] === id) planes.delete(address);
+}
+
+// Revision of the volume that holds a plane; undefined if it has not come or is not kept.
+function revisionOf(kind, s, frame, number) {
+  const slices = frame.revisions[kind];
+  const first = s.about.plan?.first_slice ?? Math.min(...Object.keys(slices).map(Number));
+  return slices[first + Math.floor(number / frame.shape[0])];
 }
 
 function plane(kind, s, frame, number) {
-  const address = `${kind}/${idOf(s)}/${frame}/${number}`;
+  const revision = revisionOf(kind, s, frame, number);
+  if (revision === undefined) return GONE;
+  const address = `${kind}/${idOf(s)}/${frame.frame}/${number}?revision=${revision}`;
   if (!planes.has(address)) {
-    planes.set(address, null);
+    planes.set(address, COMING);
     if (planes.size > MAX_PLANES) planes.delete(planes.keys().next().value);
     fetchPlane(address, kind);
   }
@@ -417,12 +439,18 @@ function plane(kind, s, frame, number) {
 }
 
 async function fetchPlane(address, kind) {
-  const answer = await fetch(`/${address}`).catch(() => null);
-  if (!answer?.ok || !planes.has(address)) return;
+  const found = await fetch(`/${address}`).then((answer) => readPlane(answer, kind)).catch(() => null);
+  if (planes.get(address) !== COMING) return;
+  planes.set(address, found ?? GONE);
+  redraw("frame");
+  if (!found) setTimeout(() => planes.get(address) === GONE && planes.delete(address), RETRY_MS); // the next look asks again
+}
+
+async function readPlane(answer, kind) {
+  if (!answer.ok) return null;
   const bytes = await answer.arrayBuffer();
   const shape = answer.headers.get("x-shape").split(",").map(Number);
-  planes.set(address, { data: kind === "image" ? new Float32Array(bytes) : new Uint8Array(bytes), shape });
-  redraw("frame");
+  return { data: kind === "image" ? new Float32Array(bytes) : new Uint8Array(bytes), shape };
 }
 
 // Black and white of the current mode as it comes, before brightness and contrast.
@@ -464,39 +492,46 @@ function drawFrame() {
   ctx.clearRect(0, 0, width, height);
   const s = session();
   const frame = s?.frames.get(view.frame);
-  const isThere = Boolean(frame?.has_image);
-  $("empty").hidden = isThere;
-  showEmpty(s);
   fillControls(s, frame);
-  if (!isThere) {
-    place = null;
-    return;
-  }
-  const image = plane("image", s, view.frame, view.plane);
-  const labels = frame.has_labels ? plane("labels", s, view.frame, view.plane) : null;
-  if (!image) return keepPicture(ctx, width, height);
-  const [ny, nx] = image.shape;
-  const [vx, vy] = frame.voxel_size_mm;
+  const isThere = hasPicture(frame) && view.plane !== null;
+  const image = isThere && frame.has_image ? plane("image", s, frame, view.plane) : GONE;
+  const labels = isThere && frame.has_labels ? plane("labels", s, frame, view.plane) : GONE;
+  const base = image.data || image.isComing ? image : labels; // labels of a frame without an image lie on black
+  $("empty").hidden = !base.isGone;
+  showEmpty(s, frame);
+  if (!base.data) return keepPicture(ctx, width, height, base.isComing ? identityOf(s, frame) : "");
+  const [ny, nx] = base.shape;
+  const [vx, vy] = frame.voxel_size_mm ?? [1, 1];
   const [w, h] = view.isSwapped ? [vy * ny, vx * nx] : [vx * nx, vy * ny];
   const scale = Math.min(width / w, height / h);
   place = { width: w * scale, height: h * scale, nx, ny };
   place.x = (width - place.width) / 2;
   place.y = (height - place.height) / 2;
-  drawPixels(ctx, grey(image, shownWindow(s)), place.x, place.y, place.width, place.height);
-  if (view.hasOverlay && labels) drawLabels(ctx, labels, frame.table);
+  ctx.fillStyle = "#000";
+  ctx.fillRect(place.x, place.y, place.width, place.height);
+  if (image.data) drawPixels(ctx, grey(image, shownWindow(s)), place.x, place.y, place.width, place.height);
+  if (view.hasOverlay && labels.data) drawLabels(ctx, labels, frame.table);
   if (view.hasLetters) drawLetters(ctx, frame, s);
   drawMark(ctx);
   const canvas = $("frame");
-  Object.assign(canvas.dataset, { frame: view.frame, plane: view.plane, mode: view.mode, labels: Boolean(view.hasOverlay && labels) });
-  Object.assign(last, { width: canvas.width, height: canvas.height });
+  Object.assign(canvas.dataset, { frame: view.frame, plane: view.plane, mode: view.mode, labels: Boolean(view.hasOverlay && labels.data) });
+  Object.assign(last, { width: canvas.width, height: canvas.height, identity: identityOf(s, frame) });
   last.getContext("2d").drawImage(canvas, 0, 0);
   showVoxel(s, frame, image, labels);
 }
 
-// While a plane is on its way, the one before stays.
+// While a plane is on its way, the one before stays if it is of the same frame; otherwise nothing is shown.
 const last = document.createElement("canvas");
-function keepPicture(ctx, width, height) {
-  if (last.width === $("frame").width) ctx.drawImage(last, 0, 0, width, height);
+const identityOf = (s, frame) => `${idOf(s)}/${frame.frame}/${frame.shape}`;
+function keepPicture(ctx, width, height, identity) {
+  const canvas = $("frame");
+  if (identity && last.identity === identity && last.width === canvas.width && last.height === canvas.height) {
+    ctx.drawImage(last, 0, 0, width, height);
+    return;
+  }
+  place = null;
+  for (const name of ["frame", "plane", "mode", "labels"]) delete canvas.dataset[name];
+  $("voxel").textContent = "\u00a0";
 }
 
 function grey({ data, shape: [ny, nx] }, [low, high]) {
@@ -559,7 +594,20 @@ function ends(affine, axis) {
 }
 
 function drawLetters(ctx, frame, s) {
-  const [[left, right], [top, bottom]] = view.isSwapped ? [ends(frame.affine_lps, 1), ends(frame.affine_lps, 0)] : [ends(frame.affine_lps, 0), ends(frame.affine_lps, 1)];
+  if (frame.affine_lps) drawSides(ctx, frame.affine_lps);
+  const { x, y, width, height } = place;
+  ctx.textBaseline = "middle";
+  ctx.font = "12px system-ui, sans-serif";
+  ctx.textAlign = "left";
+  const without = frame.has_image ? "" : " · labels only, no image";
+  text(ctx, `frame ${frame.frame} · slice ${view.plane + 1} of ${nPlanes(s)}${without}`, x + 10, y + 15);
+  ctx.textAlign = "right";
+  text(ctx, "research use only", x + width - 10, y + height - 13);
+  ctx.textAlign = "left";
+}
+
+function drawSides(ctx, affine) {
+  const [[left, right], [top, bottom]] = view.isSwapped ? [ends(affine, 1), ends(affine, 0)] : [ends(affine, 0), ends(affine, 1)];
   const { x, y, width, height } = place;
   ctx.font = "600 14px system-ui, sans-serif";
   ctx.textAlign = "center";
@@ -568,12 +616,6 @@ function drawLetters(ctx, frame, s) {
   text(ctx, right, x + width - 12, y + height / 2);
   text(ctx, top, x + width / 2, y + 13);
   text(ctx, bottom, x + width / 2, y + height - 13);
-  ctx.font = "12px system-ui, sans-serif";
-  ctx.textAlign = "left";
-  text(ctx, `frame ${frame.frame} · slice ${view.plane + 1} of ${nPlanes(s)}`, x + 10, y + 15);
-  ctx.textAlign = "right";
-  text(ctx, "research use only", x + width - 10, y + height - 13);
-  ctx.textAlign = "left";
 }
 
 function text(ctx, words, x, y) {
@@ -599,27 +641,30 @@ function drawMark(ctx) {
   }
 }
 
-function showEmpty(s) {
+function showEmpty(s, frame) {
   const isRunning = s && s.about.state === "measuring";
-  $("empty").firstChild.textContent = isRunning ? "The first frame is being filled." : "Waiting for a scan.";
+  const wasThere = Boolean(frame?.shape);
+  const words = wasThere ? `Frame ${frame.frame}, slice ${(view.plane ?? 0) + 1}: not kept, or not there yet.` : isRunning ? "The first frame is being filled." : "Waiting for a scan.";
+  $("empty").firstChild.textContent = words;
   const port = known.server.port;
-  $("empty-hint").hidden = Boolean(isRunning);
+  $("empty-hint").hidden = Boolean(isRunning) || wasThere;
   $("empty-hint").textContent = `kstream replay scan.h5${port && port !== 9002 ? ` --port ${port}` : ""}`;
 }
 
 function showVoxel(s, frame, image, labels) {
   const at = view.hover ?? view.mark;
   const line = $("voxel");
-  if (!at || !image || at.x >= image.shape[1] || at.y >= image.shape[0]) {
-    line.textContent = " ";
+  const [ny, nx] = (image.data ? image : labels).shape;
+  if (!at || at.x >= nx || at.y >= ny) {
+    line.textContent = "\u00a0";
     return;
   }
-  const i = at.y * image.shape[1] + at.x;
+  const i = at.y * nx + at.x;
   const parts = [`x ${at.x}, y ${at.y}, slice ${view.plane + 1}`];
-  if ((s.about.plan?.n_slices ?? 1) === 1) parts.push(position(frame.affine_lps, at.x, at.y, view.plane));
-  const value = valueOf(image.data, i);
-  parts.push(view.mode === "p" ? `${value.toFixed(2)} rad` : number(value));
-  if (labels?.data[i]) parts.push(frame.table[labels.data[i]]?.[0] ?? "");
+  if ((s.about.plan?.n_slices ?? 1) === 1 && frame.affine_lps) parts.push(position(frame.affine_lps, at.x, at.y, view.plane));
+  const value = image.data ? valueOf(image.data, i) : NaN;
+  if (image.data) parts.push(view.mode === "p" ? `${value.toFixed(2)} rad` : number(value));
+  if (labels.data?.[i]) parts.push(frame.table[labels.data[i]]?.[0] ?? "");
   line.textContent = parts.join("  ·  ");
 }
 
@@ -632,14 +677,15 @@ const number = (v) => (v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-2 
 
 // ---- the curve ---------------------------------------------------------------------------------------------------
 
-const curve = { asked: "", isAsking: false, frames: [], values: [] };
+const curve = { asked: "", isAsking: false, frames: [], values: [], has_first: false };
 
 async function askCurve() {
   const s = session();
   const at = view.hover ?? view.mark;
   if (!s || !at || view.plane === null) return;
   const address = `/curve/${idOf(s)}/${view.plane}/${at.y}/${at.x}`;
-  const key = `${address}?${withImage(s).length}`;
+  const newest = Math.max(0, ...[...s.frames.values()].flatMap((f) => Object.values(f.revisions.image)));
+  const key = `${address}?${newest}`;
   if (key === curve.asked || curve.isAsking) return;
   curve.asked = key;
   curve.isAsking = true;
@@ -653,16 +699,18 @@ async function askCurve() {
 function drawCurve() {
   const [ctx, width, height] = context($("curve"));
   ctx.clearRect(0, 0, width, height);
+  const s = session();
   const at = view.hover ?? view.mark;
   const note = $("curve-note");
   if (!at || !curve.values.length) {
-    note.textContent = "point at the frame, or move the mark";
+    const hasLabelsOnly = s && [...s.frames.values()].some((f) => f.has_labels) && ![...s.frames.values()].some((f) => f.has_image);
+    note.textContent = hasLabelsOnly ? "this preset makes labels and no image" : "point at the frame, or move the mark";
     return;
   }
-  const { frames, values } = curve;
+  const { frames, values, has_first: hasFirst } = curve;
   const shown = frames.indexOf(view.frame);
   const first = values[0];
-  const change = shown >= 0 && first > 0 ? 100 * (values[shown] / first - 1) : NaN;
+  const change = hasFirst && shown >= 0 && first > 0 ? 100 * (values[shown] / first - 1) : NaN; // of the scan's first frame
   note.textContent = `x ${at.x}, y ${at.y}${shown >= 0 ? `: ${number(values[shown])}` : ""}${Number.isFinite(change) && shown > 0 ? ` (${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(0)} %)` : ""}`;
   const top = Math.max(...values) * 1.12 || 1;
   const box = { left: 56, right: width - 10, top: 6, bottom: height - 20 };
@@ -765,7 +813,7 @@ function drawLatency() {
   const box = { left: 56, right: width - 12, top: 8, bottom: height - 20 };
   const x = (t) => box.right - ((box.right - box.left) * (time.end - t)) / time.seconds;
   const points = s.history.filter((p) => p && p[2] !== null && time.end - p[0] <= time.seconds);
-  const sent = s.deliveries.filter((d) => time.end - d.at_s <= time.seconds);
+  const sent = s.deliveries.filter((d) => d.of !== "overlay" && time.end - d.at_s <= time.seconds);
   const all = [...points.flatMap((p) => [p[2], p[3]]), ...sent.map((d) => d.first_ms)].filter((v) => v > 0);
   const low = Math.floor(Math.log10(Math.min(0.1, ...all)));
   const high = Math.ceil(Math.log10(Math.max(10, ...all)));
@@ -781,7 +829,7 @@ function drawLatency() {
     ctx.arc(x(d.at_s), y(Math.max(d.first_ms, 10 ** low)), 4.5, 0, 2 * Math.PI);
     ctx.fill();
   }
-  const newest = s.deliveries.findLast((d) => d.of === "labels") ?? s.deliveries.at(-1);
+  const newest = s.deliveries.findLast((d) => d.of === "labels") ?? s.deliveries.findLast((d) => d.of !== "overlay");
   $("latency-note").textContent = newest ? `${newest.of} of frame ${newest.frame}: ${duration(newest.first_ms)} after its last readout` : "";
 }
 
@@ -813,7 +861,7 @@ function drawHistogram() {
   const latency = session()?.about.latency;
   const note = $("histogram-note");
   if (!latency?.n) {
-    note.textContent = "";
+    note.textContent = session()?.about.door === "Gadgetron" ? "not measured for Gadgetron" : "";
     return;
   }
   const { counts, n } = latency;
@@ -945,7 +993,8 @@ function drawHeader() {
   const { server } = known;
   const memory = server.resident_bytes ? `${bytes(server.resident_bytes)} of memory` : "";
   const workers = (server.workers ?? []).map((w) => `${w.name} ${w.state}`).join(", ");
-  $("server").textContent = [server.port ? `port ${server.port}` : "", server.is_recording ? "recording" : "", workers, memory].filter(Boolean).join(" · ");
+  const lost = [[server.n_lost, "volumes"], [server.n_lost_paths, "spokes"]].filter(([n]) => n).map(([n, of]) => `${n.toLocaleString("en")} ${of} not shown`);
+  $("server").textContent = [server.port ? `port ${server.port}` : "", server.is_recording ? "recording" : "", workers, memory, ...lost].filter(Boolean).join(" · ");
   const plan = s?.about.plan;
   const n = spokesOf(s).length;
   const share = plan?.n_spokes ? Math.min(n / plan.n_spokes, 1) : 0;
@@ -986,7 +1035,7 @@ const DRAW = {
 // ---- controls ----------------------------------------------------------------------------------------------------
 
 function fillControls(s, frame) {
-  const frames = withImage(s);
+  const frames = withPicture(s);
   const n = nPlanes(s);
   range("frame", 0, Math.max(frames.length - 1, 0), Math.max(frames.indexOf(view.frame), 0), frames.length ? `${view.frame}` : "");
   range("plane", 0, Math.max(n - 1, 0), view.plane ?? 0, n ? `${view.plane + 1} of ${n}` : "");
@@ -1021,7 +1070,7 @@ function fillLegend(frame) {
     const patch = element("i");
     patch.style.background = `rgb(${r},${g},${b})`;
     const ml = frame.volumes_ml?.[i + 1] ?? 0;
-    item.append(patch, `${name}: ${ml ? `${ml.toPrecision(3)} ml` : "none"}`);
+    item.append(patch, frame.volumes_ml ? `${name}: ${ml ? `${ml.toPrecision(3)} ml` : "none"}` : name);
     return item;
   });
   if (frame?.has_labels && frame.provenance?.model) entries.push(element("li", `by ${frame.provenance.model}`));
@@ -1036,7 +1085,7 @@ function look(change) {
 }
 
 function lookAtFrame(frame) {
-  if (frame !== undefined) look({ frame, isFollowing: frame === withImage(session()).at(-1) && view.isFollowing });
+  if (frame !== undefined) look({ frame, isFollowing: frame === withPicture(session()).at(-1) && view.isFollowing });
 }
 
 function lookAtPlane(plane) {
@@ -1046,7 +1095,7 @@ function lookAtPlane(plane) {
 
 function step(by) {
   if (view.axis === "plane") return lookAtPlane((view.plane ?? 0) + by);
-  const frames = withImage(session());
+  const frames = withPicture(session());
   const index = frames.indexOf(view.frame) + by;
   if (frames.length) look({ frame: frames[((index % frames.length) + frames.length) % frames.length], isFollowing: false });
 }
@@ -1065,7 +1114,7 @@ function enter(key) {
     const number = Number(view.entered);
     view.entered = "";
     if (view.axis === "plane" && number >= 1 && number <= nPlanes(session())) lookAtPlane(number - 1);
-    if (view.axis === "frame" && withImage(session()).includes(number)) look({ frame: number, isFollowing: false });
+    if (view.axis === "frame" && withPicture(session()).includes(number)) look({ frame: number, isFollowing: false });
   }
   redraw("frame");
 }
@@ -1105,7 +1154,7 @@ const KEYS = {
   o: () => look({ hasOverlay: !view.hasOverlay }),
   ",": () => look({ opacity: clamp(view.opacity - 10, 0, 100) }),
   ".": () => look({ opacity: clamp(view.opacity + 10, 0, 100) }),
-  n: () => look({ isFollowing: true, frame: withImage(session()).at(-1) ?? 0 }),
+  n: () => look({ isFollowing: true, frame: withPicture(session()).at(-1) ?? 0 }),
   s: save,
   f: fullScreen,
   h: toggleHelp,
@@ -1154,7 +1203,7 @@ function attach() {
   $("frame-in").oninput = (event) => {
     view.axis = "frame";
     view.isFollowing = false;
-    lookAtFrame(withImage(session())[Number(event.target.value)]);
+    lookAtFrame(withPicture(session())[Number(event.target.value)]);
   };
   $("plane-in").oninput = (event) => {
     view.axis = "plane";

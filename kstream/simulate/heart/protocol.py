@@ -31,7 +31,8 @@ class CineProtocol:
     acceleration : lines over acquired lines; for spokes, ``matrix`` over spokes of a frame.
     density : how Cartesian lines are chosen.
     order : ``segmented`` acquires a few lines of every phase in each heartbeat, as breath-hold cine does; ``frames``
-        acquires one frame after another, as real-time cine does.
+        acquires a whole frame in each heartbeat, one after another, around the frame's own phase. Either way the heart
+        is still while a frame is acquired; this is no real-time cine, whose heart moves on.
     n_coils, readout_oversampling : receive loops; samples of a readout over `matrix`.
     tr_ms, flip_angle_deg, bandwidth_hz_per_pixel : of the balanced steady-state sequence; the echo is at TR/2.
     snr : blood over the noise of a fully sampled, coil-combined image; 0 for no noise.
@@ -118,8 +119,11 @@ class CineProtocol:
         tr_s = self.tr_ms * 1e-3
         if self.order == "frames":
             frame, within = (a.reshape(-1) for a in np.indices((self.n_frames, n)))
-            time = np.asarray(np.arange(frame.size) * tr_s, np.float64)
-            return Schedule(frame, within, time, np.asarray(np.mod(time, beat_s), np.float64))
+            beats = max(int(np.ceil(n * tr_s / beat_s)), 1)  # from frame to frame, so that they do not overlap
+            around = (within - (n - 1) / 2) * tr_s
+            time = frame * (beats + 1 / self.n_frames) * beat_s + around
+            since_r = np.mod(frame * beat_s / self.n_frames + around, beat_s)
+            return Schedule(frame, within, time - time[0], np.asarray(since_r, np.float64))
         per_segment = max(int(beat_s / self.n_frames / tr_s), 1)
         n_beats = -(-n // per_segment)
         beat, frame, place = (a.reshape(-1) for a in np.indices((n_beats, self.n_frames, per_segment)))

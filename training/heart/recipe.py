@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ...errors import ConfigError
 from ...models.bundle import BundleInfo, TensorSpec, save_array_bundle
+from ...models.registry import build
+from ...segment.cine import check_scale
 from ..fit import BEST, Stage, Task, Validation, load_weights
 from .data import Subject, build_cache, load_cohort
 from .experiment import HeartExperiment, load_heart_experiment
@@ -25,6 +28,8 @@ from .tasks import (
     LineMaeTask,
     PointsTask,
     ResNetTask,
+    check_alignment,
+    networks,
     sibling,
 )
 
@@ -59,6 +64,7 @@ class HeartRecipe:
         experiment = self.experiment
         if experiment.method not in ("disk", "kmtr", "mae"):
             raise ConfigError(f"{experiment.method} is a baseline, and no stream runs it", where="method")
+        check_scale(experiment.name, experiment.network.arguments)
         metrics = {cohort: dict(self._judge(cache, run, cohort).metrics) for cohort in experiment.test_cohorts}
         task = self._last_task(self._subjects("validation", cache), self._subjects("train", cache)[:2])
         network = load_weights(task.network, self._weights(run)).eval()
@@ -90,8 +96,9 @@ def heart_stages(experiment: HeartExperiment, train: Cohort, validation: Cohort)
 
     Raises
     ------
-    ConfigError : k-MTR without the schedules of stages I and II.
+    ConfigError : k-MTR without the schedules of stages I and II, or settings that would fail later (`check_settings`).
     """
+    check_settings(experiment, validation)
     if experiment.method not in ("kmtr", "mae"):
         task = last_task(experiment, train, validation, None)
         return [Stage("", lambda _: task, experiment.schedule)]
@@ -114,6 +121,33 @@ def heart_stages(experiment: HeartExperiment, train: Cohort, validation: Cohort)
         return last_task(experiment, train, validation, before)
 
     return [*stages, Stage("analysis", analyse, experiment.schedule)]
+
+
+def check_settings(experiment: HeartExperiment, validation: Cohort) -> None:
+    """Refuse before any hour what would fail in a later stage.
+
+    Raises
+    ------
+    ConfigError : accelerations that leave no line, several views for a method that takes one, or no pair to align.
+    ModelError : arguments that a network refuses; all are built without memory.
+    """
+    n_lines = experiment.protocol("train").matrix
+    for acceleration in experiment.data.accelerations:
+        if not 1 <= acceleration <= n_lines:
+            raise ConfigError(
+                f"an acceleration of {acceleration:g} leaves no line, or is none",
+                where="data.accelerations",
+                hint=f"numbers from 1 to {n_lines}",
+            )
+    if experiment.method in ("disk", "syn-net") and len(experiment.data.views) != 1:
+        raise ConfigError(
+            f"{experiment.method} takes one view, but {len(experiment.data.views)} are named", where="data.views"
+        )
+    if experiment.method == "kmtr":
+        check_alignment(experiment, validation)
+    with torch.device("meta"):
+        for name, arguments in networks(experiment).items():
+            build(name, arguments)
 
 
 def last_task(experiment: HeartExperiment, train: Cohort, validation: Cohort, encoder: Path | None) -> HeartTask:
@@ -144,8 +178,6 @@ def export_bundle(
     experiment: HeartExperiment, task: HeartTask, network: nn.Module, folder: Path, metrics: dict[str, Any]
 ) -> str:
     """Write the network as a bundle with a tiny example; gives the hash of its weights."""
-    import torch
-
     rng = np.random.default_rng(0)
     if isinstance(task, PointsTask):
         shapes = {"coordinates": (1, 48, 3), "values": (1, 48, 2), "queries": (1, 32, 3)}

@@ -1,0 +1,133 @@
+"""Limits of the cine stages: memory that a client can claim, and scans that a network was not built for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kstream.config import CineConfig
+from kstream.engines.array_engine import load_array_engine
+from kstream.errors import ConfigError, ScanError, ShapeError
+from kstream.models.bundle import Bundle
+from kstream.segment import cine, points
+from kstream.segment.cine import CineModel, CinePlan
+from kstream.segment.lines import AnalyseLines, line_place
+from kstream.segment.points import SegmentPoints, label_frames
+from kstream.types import EncodingLimit, Readout, Scan
+from tests.hearts import disk_bundle, kmtr_bundle
+
+PLAN = CinePlan(5, 3, (24, 24), ("4ch", "sax0", "sax1"), 60.0)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> CineModel:
+    made = disk_bundle(tmp_path_factory.mktemp("disk") / "disk-test")
+    return CineModel.of(made.info, load_array_engine(made))
+
+
+@pytest.fixture(scope="module")
+def kmtr_made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return kmtr_bundle(tmp_path_factory.mktemp("kmtr") / "kmtr-test")
+
+
+@pytest.fixture(scope="module")
+def kmtr(kmtr_made: Bundle) -> CineModel:
+    return CineModel.of(kmtr_made.info, load_array_engine(kmtr_made))
+
+
+def config() -> CineConfig:
+    return CineConfig(update="slice")  # type: ignore[call-arg]
+
+
+def line(nx: int = 24) -> Readout:
+    trajectory = np.zeros((nx, 3), np.float32)
+    trajectory[:, 0] = np.arange(nx) - nx // 2
+    data = np.ones((1, nx), np.complex64)
+    return Readout(data, trajectory, frame=0, slice=0, partition=0, key=(0, 0), received_ns=0)
+
+
+def scan(n_phases: int, n_slices: int = 1) -> Scan:
+    limits = {"phase": EncodingLimit(0, n_phases - 1, 0), "slice": EncodingLimit(0, n_slices - 1, 0)}
+    sizes = (128, 128, 1), (128, 128, 1), (300.0, 300.0, 8.0), (300.0, 300.0, 8.0)
+    return Scan(*sizes, "cartesian", limits)
+
+
+class Counting:
+    """An engine that notes how many pixels it was asked for at once."""
+
+    def __init__(self, model: CineModel) -> None:
+        self._engine, self.asked = model.engine, list[int]()
+
+    def describe(self) -> dict[str, str]:
+        return self._engine.describe()
+
+    def run_arrays(self, inputs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
+        self.asked.append(inputs[2].shape[1])
+        return self._engine.run_arrays(inputs)
+
+
+def test_labels_are_asked_for_in_groups_and_stay_the_same(disk: CineModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    samples = rng.random((31, 3), np.float32), rng.standard_normal((31, 2)).astype(np.float32)
+    plan = CinePlan(7, 1, (9, 11), (), 0.0)
+    at_once = label_frames(disk, *samples, np.arange(7), plan)
+    engine = Counting(disk)
+    monkeypatch.setattr(points, "MAX_QUERIES", 100)
+    in_groups = label_frames(replace(disk, engine=engine), *samples, np.arange(7), plan)
+    assert max(engine.asked) == 100
+    assert sum(engine.asked) == 7 * 9 * 11
+    np.testing.assert_array_equal(in_groups, at_once)
+    assert len(np.unique(at_once)) > 1
+
+
+@pytest.mark.parametrize(("n_frames", "n_slices"), [(1025, 1), (1000, 9)])
+def test_headers_that_promise_too_many_pixels_are_refused(n_frames: int, n_slices: int) -> None:
+    with pytest.raises(ScanError, match="too many to label") as raised:
+        CinePlan.of(scan(n_frames, n_slices), config(), n_frames)
+    assert raised.value.hint
+    assert CinePlan.of(scan(1024), config(), 1024).n_frames == 1024
+
+
+def test_samples_that_are_kept_are_bounded(disk: CineModel, kmtr: CineModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cine, "MAX_KEPT_BYTES", 3 * 24 * 20)
+    for stage, n_fit in ((SegmentPoints(disk, PLAN, config()), 3), (AnalyseLines(kmtr, PLAN, config()), 7)):
+        for _ in range(n_fit):
+            stage.push(line())
+        with pytest.raises(ScanError, match="samples of this scan take more than"):
+            stage.push(line())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_frames": 6}, "n_frames is 6, expected 5"),
+        ({"n_slices": 4, "views": ()}, "n_slices is 4, expected 3"),
+        ({"plane": (24, 26)}, "plane is"),
+        ({"views": ("4ch", "2ch", "sax0")}, "views is long long sax, expected long sax sax"),
+    ],
+)
+def test_kmtr_refuses_another_scan_before_kspace_comes(
+    kmtr: CineModel, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AnalyseLines(kmtr, replace(PLAN, **change), config())  # type: ignore[arg-type]
+
+
+def test_a_network_without_labels_or_without_a_scale_is_refused(kmtr_made: Bundle) -> None:
+    info = kmtr_made.info
+    with pytest.raises(ConfigError, match="no segmentation"):
+        CineModel.of(replace(info, outputs=info.outputs[1:]), load_array_engine(kmtr_made))
+    with pytest.raises(ConfigError, match="compand = 0"):
+        CineModel.of(replace(info, arguments={**info.arguments, "compand": 0.0}), load_array_engine(kmtr_made))
+
+
+def test_lines_that_are_too_short_or_run_backwards_are_refused() -> None:
+    with pytest.raises(ShapeError, match="20 samples, and the model takes 24"):
+        line_place(line(20).trajectory, 0, 0, (24, 24))
+    with pytest.raises(ScanError, match="grid along x"):
+        line_place(line().trajectory[::-1], 0, 0, (24, 24))
+    assert line_place(line().trajectory, 1, 2, (24, 24)).tolist() == [2, 1, 12]
