@@ -27,7 +27,8 @@ def test_a_scan_of_gadgetron_leaves_frames_and_its_end_in_the_tap(doors: Callabl
         thread.join(10)
     events = [event for _ in range(STARS.n_frames + 2) for event in tap.gather()]
     tap.close()
-    assert [event.fields["frame"] for event in events if event.kind == "image"] == list(range(STARS.n_frames))
+    newest_first = [event.fields["frame"] for event in events if event.kind == "image"]
+    assert newest_first == list(range(STARS.n_frames))[::-1]
     assert sum(event.kind == "delivered" for event in events) == STARS.n_frames
     [ended] = [event.fields for event in events if event.kind == "session" and event.fields["state"] == "ended"]
     assert (ended["door"], ended["outcome"], ended["counters"]["frames"]) == ("Gadgetron", "completed", STARS.n_frames)
