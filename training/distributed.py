@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar
 
 import torch
@@ -116,6 +117,9 @@ def joined(device: str) -> Iterator[World]:
     uses_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if uses_gpu:
         torch.cuda.set_device(local_rank)
+    # Its functions have the world's group as a default value. Imported after the group is made, as optimisers do, it
+    # would keep the group's threads alive until the interpreter ends, where they abort the process now and then.
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if uses_gpu else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), size, local_rank)

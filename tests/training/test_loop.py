@@ -86,6 +86,8 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     one = state(tmp_path / "one")["network"]
     assert all(torch.allclose(first[key], one[key], atol=1e-6) for key in one)
     assert steps(tmp_path / "two") == list(range(1, 13))
+    threads = [(tmp_path / "two" / f"rank-{rank}.threads").read_text() for rank in (0, 1)]
+    assert not any("gloo" in each for each in threads), "threads of the group outlive it"
 
 
 def test_fit_finds_the_weights_and_keeps_the_best(tmp_path: Path) -> None:

@@ -61,3 +61,5 @@ if __name__ == "__main__":
         settings = schedule(steps=steps, batches_per_step=batches)
         fit(task, settings, folder, lambda record: print(record["step"], flush=True), world=world)
         torch.save(task.network.state_dict(), folder / f"rank-{world.rank}.pt")
+    threads = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+    (folder / f"rank-{world.rank}.threads").write_text("\n".join(threads))
