@@ -84,7 +84,9 @@ class FramesConfig(Section):
         description="later readouts that end a frame which lacks some; -1: a frame's worth; 0: the scan's end",
     )
     early: tuple[int, ...] = Field(
-        (), description="readouts of a frame after which it is also segmented as it is; needs gridding.method lines"
+        (),
+        description="readouts of a frame after which it is also segmented as it is; for lines, and for spokes that are "
+        "combined as they come",
     )
     share: int = Field(1, ge=1, le=64, description="frames that one output spans (sliding window); 1: each its own")
 

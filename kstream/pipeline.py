@@ -156,10 +156,12 @@ def _combining(scan: Scan, config: Config, plan: FramePlan, crew: Crew | None) -
         plan.n_averages,
         aspect,
         learns=has_gaps,
-        n_frames=0 if is_corrected else OPEN_FRAMES,
+        n_frames=0 if is_corrected or config.frames.early else OPEN_FRAMES,
     )
     shared: list[Stage] = [ShareFrames(share)] if share > 1 else []
-    afterwards = [*shared, CorrectDensity(angle_plan, share, aspect)] if is_corrected else shared
+    is_looked_at = bool(config.frames.early) and _is_zero_wait(scan, config)
+    corrected = [CorrectDensity(angle_plan, share, aspect, early_only=not is_corrected)]
+    afterwards = [*shared, *corrected] if is_corrected or is_looked_at else shared
     sampling = Sampling(scan, plan.readouts_per_plane, plan.n_partitions, plan.n_averages, gridding.density, angle_plan)
     _check_combination(scan, config)
     if config.iterative.method != "off":
@@ -286,12 +288,7 @@ def _check_combination(scan: Scan, config: Config) -> None:
             likely="the preset is of another kind of scan",
             hint="--set gridding.method=auto, or another preset (`kstream config`)",
         )
-    if config.frames.early and gridding.method != "lines":
-        raise ScanError(
-            f"frames.early is {list(config.frames.early)}, but gridding.method is {gridding.method}",
-            where="configuration",
-            hint="--set gridding.method=lines, or --set frames.early=[]",
-        )
+    _check_early(scan, config)
     if gridding.method == "zero-wait" and against:
         raise ScanError(
             f"zero-wait combination is not possible: {', '.join(against)}",
@@ -305,6 +302,23 @@ def _check_combination(scan: Scan, config: Config) -> None:
             f"possible: {why}",
             where=where,
             hint="--set gridding.device=cpu",
+        )
+
+
+def _check_early(scan: Scan, config: Config) -> None:
+    """Refuse looks at frames that are not full where the steps on the way cannot give them."""
+    reasons = {
+        "gridding.method is neither lines nor zero-wait": config.gridding.method != "lines"
+        and not _is_zero_wait(scan, config),
+        "frames are shared (frames.share)": config.frames.share > 1,
+        f"partial_fourier.method is {config.partial_fourier.method}": config.partial_fourier.method != "zero",
+    }
+    against = [reason for reason, applies in reasons.items() if applies]
+    if config.frames.early and against:
+        raise ScanError(
+            f"frames.early is {list(config.frames.early)}, but {', '.join(against)}",
+            where="header and configuration",
+            hint="--set frames.early=[]",
         )
 
 

@@ -296,6 +296,14 @@ class FrameProgress:
 
     so_far: FrameEnd
 
+    @property
+    def frame(self) -> int:
+        return self.so_far.frame
+
+    @property
+    def slice(self) -> int:
+        return self.so_far.slice
+
 
 @dataclass(slots=True)
 class CoilImages:
@@ -362,6 +370,7 @@ class Difference:
     data : complex64 ``(z, y, x)``; y and x are Fourier axes, z is a slice axis; dimensionless.
     scale : the RMS that was divided by.
     frame, pre_frame : which frames were subtracted.
+    early : ``(readouts that have come, readouts that will)`` of a frame that is not full yet; None at its end.
     """
 
     data: Complex
@@ -371,20 +380,21 @@ class Difference:
     slice: int
     received_ns: int
     geometry: Geometry
+    early: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
 class EarlyKSpace:
-    """K-space of a frame that is not full yet; lines that have not come are exactly 0.
+    """K-space of a frame that is not full yet; Cartesian lines that have not come are exactly 0.
 
     Parameters
     ----------
-    kspace : what has come.
-    n_lines, n_expected : lines that have come, of those that will.
+    kspace : of the readouts that have come, with the density that they have without the others.
+    n_readouts, n_expected : readouts that have come, of those that will.
     """
 
     kspace: KSpace
-    n_lines: int
+    n_readouts: int
     n_expected: int
 
 
@@ -397,7 +407,7 @@ class ScaledKSpace:
     data : complex64 ``(z, y, x)``; y and x are Fourier axes, z is a slice axis; samples that were not measured are
         exactly 0; dimensionless.
     scale : what was divided by.
-    early : ``(lines that have come, lines that will)`` of a frame that is not full yet; None at its end.
+    early : ``(readouts that have come, readouts that will)`` of a frame that is not full yet; None at its end.
     """
 
     data: Complex

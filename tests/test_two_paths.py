@@ -46,6 +46,19 @@ def test_socket_and_training_loop_give_the_same_labels(port: int, tmp_path: Path
     assert in_training.any()
 
 
+def test_labels_of_half_a_frame_come_in_a_series_of_their_own(port: int, tmp_path: Path) -> None:
+    """Frames of 34 spokes and 15 partitions are looked at after 20 spokes: most of the lesions is there already."""
+    exam = simulate_breast_exam(BreastProtocol(**SMALL), 41)
+    save_exam(exam, tmp_path / "scan.h5")
+    looked = replay(tmp_path / "scan.h5", port=port, preset="breast-dce", parameters={"frames.early": [300]})
+    plain = replay(tmp_path / "scan.h5", port=port, preset="breast-dce")
+    assert not looked.errors
+    early, final = looked.images[4], looked.images[2]
+    assert {image.meta["kstream_lines"] for image in early} == {"300 of 510"}
+    np.testing.assert_array_equal(newest_volume(final).data, newest_volume(plain.images[2]).data)
+    assert dice(newest_volume(early).data, exam.truth_labels) > 0.5 * dice(newest_volume(final).data, exam.truth_labels)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ten_unseen_exams_reach_the_promised_dice_through_the_socket(port: int, tmp_path: Path) -> None:

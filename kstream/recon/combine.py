@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ScanError
 from ..stream.crew import Crew, InlineCrew, Task, Wake
-from ..types import Complex, Float, FrameEnd, KSpace, MissingReadout, Notice, Readout
+from ..types import Complex, EarlyKSpace, Float, FrameEnd, FrameProgress, KSpace, MissingReadout, Notice, Readout
 from .calibration import Calibration, EspiritSettings
 from .espirit import CoilMaps
 from .sampling import Sampling
@@ -86,7 +86,7 @@ class _Slice:
     task: Task[tuple[CoilMaps, list[Notice]]] | None = None
     maps: CoilMaps | None = None
     open: dict[Group, Angle] = field(default_factory=dict)
-    ready: deque[Angle | FrameEnd] = field(default_factory=deque)
+    ready: deque[Angle | FrameEnd | FrameProgress] = field(default_factory=deque)
     sums: dict[int, FrameSum] = field(default_factory=dict)
     ready_bytes: int = 0
     unfinished: set[int] = field(default_factory=set)  # frames of which readouts came, and no end
@@ -113,6 +113,9 @@ class CombineSpokes:
     two of them, so that what is held does not grow and a fast sender is slowed down. Before memory is refused, maps
     that are on the way are waited for and all that waits is worked off: success does not depend on timing.
 
+    When `FrameProgress` announces a frame that is still open, the sum of its whole angles leaves as `EarlyKSpace`, and
+    the sum goes on.
+
     Parameters
     ----------
     calibration_frame : frame whose spokes give the maps.
@@ -126,8 +129,8 @@ class CombineSpokes:
     ScanError : the header asks for more memory than that.
     """
 
-    takes = (Readout, MissingReadout, FrameEnd, Wake)
-    gives = (KSpace, FrameEnd, Notice)
+    takes = (Readout, MissingReadout, FrameEnd, FrameProgress, Wake)
+    gives = (KSpace, EarlyKSpace, FrameEnd, FrameProgress, Notice)
 
     def __init__(
         self,
@@ -152,13 +155,16 @@ class CombineSpokes:
         self._check_memory(max(sampling.scan.n_coils, 1), 0, 0)
         self._to_z = sampling.partition_to_z()
 
-    def push(self, item: Readout | MissingReadout | FrameEnd | Wake) -> list[Any]:
+    def push(self, item: Readout | MissingReadout | FrameEnd | FrameProgress | Wake) -> list[Any]:
         if isinstance(item, Wake):
             self._is_wake_coming = False
             return [made for state in self._slices.values() for made in self._advance(state)]
         state = self._slices.setdefault(item.slice, _Slice(item.slice))
         if isinstance(item, FrameEnd):
             return [item, *self._end_frame(state, item), *self._advance(state)]
+        if isinstance(item, FrameProgress):
+            state.ready.append(item)
+            return [item, *self._advance(state)]
         if isinstance(item, MissingReadout):
             return self._miss(state, item)
         made = [*self._make_room(item), *self._go_on_without(state, item), *self._take(state, item)]
@@ -352,7 +358,7 @@ class CombineSpokes:
                 made += self._process(state, state.ready.popleft())
         return made
 
-    def _process(self, state: _Slice, item: Angle | FrameEnd) -> list[Any]:
+    def _process(self, state: _Slice, item: Angle | FrameEnd | FrameProgress) -> list[Any]:
         if state.maps is None:
             raise ScanError("no readout came that could give coil maps")
         if isinstance(item, Angle):
@@ -362,9 +368,13 @@ class CombineSpokes:
             state.sums[item.frame].add(samples, item.trajectory, item.weights)
             state.ready_bytes -= item.n_bytes
             return []
+        if isinstance(item, FrameProgress):
+            so_far = item.so_far
+            if item.frame not in state.sums:
+                return []  # no angle is whole yet
+            return [EarlyKSpace(_kspace(state.sums[item.frame], so_far), so_far.n_readouts, so_far.n_expected)]
         total = state.sums.pop(item.frame, None) or self._make_sum(state.maps, self._to_z, self._crew)
-        sets = [total.kspace(number) for number in range(total.n_sets)]
-        return [KSpace.of_sets(sets, item.frame, item.slice, item.received_ns, item.geometry)]
+        return [_kspace(total, item)]
 
     def _fixed_bytes(self, n_coils: int, n_frames: int) -> int:
         """Calibration, maps, and volumes of the open frames, one more, and what leaves."""
@@ -392,6 +402,12 @@ class CombineSpokes:
                 likely="the header is wrong, or frames that never become full pile up",
                 hint="--set gridding.memory_gib=N, or --set frames.readouts_per_frame=N",
             )
+
+
+def _kspace(total: FrameSum, end: FrameEnd) -> KSpace:
+    """What a sum is, as k-space of a frame."""
+    sets = [total.kspace(number) for number in range(total.n_sets)]
+    return KSpace.of_sets(sets, end.frame, end.slice, end.received_ns, end.geometry)
 
 
 def _fullest(state: _Slice) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import Complex, Difference, KSpace, Notice
+from ..types import Complex, Difference, EarlyKSpace, KSpace, Notice
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -22,10 +22,11 @@ def rms(kspace: Complex) -> float:
 class SubtractContrast:
     """Keeps the pre-contrast frame; gives ``(post - pre) / rms(pre)`` for every later frame. K-space passes on.
 
-    Frames may come in any order: post-contrast frames that come first wait for the pre-contrast frame.
+    Frames may come in any order: post-contrast frames that come first wait for the pre-contrast frame. Post-contrast
+    frames that are looked at before they are full (`EarlyKSpace`) give a difference if the pre-contrast frame is there.
     """
 
-    takes = (KSpace,)
+    takes = (KSpace, EarlyKSpace)
     gives = (KSpace, Difference, Notice)
 
     def __init__(self, pre_frame: int = 0) -> None:
@@ -33,7 +34,13 @@ class SubtractContrast:
         self._pre: dict[int, tuple[Complex, float]] = {}
         self._waiting: list[KSpace] = []
 
-    def push(self, kspace: KSpace) -> list[Any]:
+    def push(self, item: KSpace | EarlyKSpace) -> list[Any]:
+        if isinstance(item, EarlyKSpace):
+            is_ready = item.kspace.frame != self._pre_frame and item.kspace.slice in self._pre
+            return [self._difference(item.kspace, (item.n_readouts, item.n_expected))] if is_ready else []
+        return self._take(item)
+
+    def _take(self, kspace: KSpace) -> list[Any]:
         if kspace.frame != self._pre_frame:
             if kspace.slice in self._pre:
                 return [kspace, self._difference(kspace)]
@@ -49,7 +56,7 @@ class SubtractContrast:
             return []
         return [Notice("error", f"no contrast difference: pre-contrast frame {self._pre_frame} never came")]
 
-    def _difference(self, post: KSpace) -> Difference:
+    def _difference(self, post: KSpace, early: tuple[int, int] | None = None) -> Difference:
         pre, scale = self._pre[post.slice]
         data: Complex = np.subtract(post.data, pre)
         data.view(np.float32)[...] /= np.float32(max(scale, SMALLEST))  # in place: a volume is 160 MB
@@ -61,4 +68,5 @@ class SubtractContrast:
             slice=post.slice,
             received_ns=post.received_ns,
             geometry=post.geometry,
+            early=early,
         )

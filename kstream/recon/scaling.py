@@ -35,7 +35,7 @@ class ScaleKSpace:
 
     def push(self, item: KSpace | EarlyKSpace) -> list[Any]:
         if isinstance(item, EarlyKSpace):
-            return [_scaled(item.kspace, (item.n_lines, item.n_expected))]
+            return [_scaled(item.kspace, (item.n_readouts, item.n_expected))]
         return [item, _scaled(item, None)]
 
     def finish(self) -> list[Any]:

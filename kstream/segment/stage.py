@@ -44,7 +44,7 @@ class Segment:
     def push(self, item: Difference | ScaledKSpace) -> list[Any]:
         if self._frames and item.frame not in self._frames:
             return []
-        early = item.early if isinstance(item, ScaledKSpace) else None
+        early = item.early
         where = f"frame {item.frame}, slice {item.slice}"
         try:
             made = self._segmenter.segment(item.data)

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from kstream.config import resolve
+from kstream.errors import ScanError
 from kstream.pipeline import build_pipeline
 from kstream.recon.density import AnglePlan
+from kstream.recon.fourier import to_image
 from kstream.recon.late_density import CorrectDensity
+from kstream.stream import Pipeline
 from kstream.stream.runners import run_inline
 from kstream.types import (
     GOLDEN_ANGLE_RAD,
     Acquisition,
     Complex,
+    EarlyKSpace,
     EncodingLimit,
     Float,
     FrameEnd,
@@ -42,11 +46,15 @@ def acquisitions(angles: np.ndarray) -> list[Acquisition]:
     return made
 
 
-def run(angles: np.ndarray, *settings: str, drop: tuple[int, ...] = (), kind: str = "radial") -> list[object]:
+def pipeline_of(kind: str, *settings: str) -> Pipeline:
     limits = {**STARS.scan().limits, "kspace_encode_step_2": EncodingLimit(0, 0, 0)}
     scan = replace(STARS.scan(), limits=limits, trajectory=kind)
     settings = ("coils.calibration_frame=0", "coils.map_size=64", "trajectory.delay=off", *settings)
-    pipeline = build_pipeline(scan, resolve("recon-radial", settings=settings).config).pipeline
+    return build_pipeline(scan, resolve("recon-radial", settings=settings).config).pipeline
+
+
+def run(angles: np.ndarray, *settings: str, drop: tuple[int, ...] = (), kind: str = "radial") -> list[object]:
+    pipeline = pipeline_of(kind, *settings)
     return run_inline(pipeline, [a for i, a in enumerate(acquisitions(angles)) if i not in drop])
 
 
@@ -73,6 +81,58 @@ def test_spokes_that_never_came_leave_their_angle_to_their_neighbours(way: str) 
     assert len(told(even)) == 1
     assert "frame 1 slice 0: the angles of its 64 spokes" in told(even)[0]
     assert not told(uneven)
+
+
+def looks(items: list[object]) -> dict[tuple[int, int], np.ndarray]:
+    """Magnitude of what was looked at, by frame and readouts."""
+    return {
+        (item.kspace.frame, item.n_readouts): np.abs(to_image(item.kspace.data[0]))
+        for item in items
+        if isinstance(item, EarlyKSpace)
+    }
+
+
+def run_to_looks(angles: np.ndarray, *settings: str) -> list[object]:
+    """Everything up to the density of looks; what comes after it has no use for them without a network."""
+    pipeline = pipeline_of("goldenangle", *settings)
+    end = next(i for i, stage in enumerate(pipeline.stages) if isinstance(stage, CorrectDensity))
+    return run_inline(Pipeline(*pipeline.stages[: end + 1], source=pipeline.takes), acquisitions(angles))
+
+
+@pytest.mark.parametrize("way", ["gaps", "mean"])
+def test_a_frame_that_is_looked_at_has_the_density_of_the_spokes_that_came(way: str) -> None:
+    """The same spokes, had the scan ended with them, give the same image."""
+    found = looks(run_to_looks(GOLDEN, WAYS[0], "frames.early=[40,60]", f"gridding.angles={way}"))
+    assert set(found) == {(frame, n) for frame in range(3) for n in (40, 60)}
+    exact = np.abs(phantom.truth((N, N))) * np.linalg.norm(phantom.coil_maps((N, N), N_COILS), axis=0)
+    inside = exact > 0.1 * exact.max()
+    for frame, n in ((1, 40), (1, 60), (2, 60)):
+        cut = run(GOLDEN, WAYS[0], drop=tuple(range(frame * N_SPOKES + n, 3 * N_SPOKES)), kind="goldenangle")
+        ended = next(i.data[0, 0] for i in cut if hasattr(i, "header") and i.header["repetition"] == frame)
+        image = found[frame, n]
+        assert np.linalg.norm((image - ended)[inside]) < 0.05 * np.linalg.norm(ended[inside])
+        assert abs(image[inside].sum() / exact[inside].sum() - 1) < 0.05
+
+
+def test_looking_changes_nothing_of_the_frame_that_is_looked_at() -> None:
+    plain, looked = (run(GOLDEN, WAYS[0], *more, kind="goldenangle") for more in ((), ("frames.early=[9,50]",)))
+    frames, same = ([i.data for i in items if hasattr(i, "header")] for items in (plain, looked))
+    assert len(frames) == 3
+    for frame, other in zip(frames, same, strict=True):
+        np.testing.assert_array_equal(frame, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ((WAYS[1],), "neither lines nor zero-wait"),
+        (("frames.share=2",), "frames.share"),
+        (("partial_fourier.method=pocs",), "partial_fourier.method is pocs"),
+    ],
+)
+def test_looks_that_cannot_be_had_are_refused(settings: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ScanError, match=why):
+        pipeline_of("radial", "frames.early=[40]", *settings)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -84,7 +84,7 @@ def test_an_open_frame_can_be_looked_at_and_goes_on() -> None:
     places.push(line(data, 13))
     (early,) = places.push(FrameProgress(FrameEnd(0, 0, 1, 2, 6, GEOMETRY)))
     assert isinstance(early, EarlyKSpace)
-    assert (early.n_lines, early.n_expected, early.kspace.received_ns) == (1, 2, 6)
+    assert (early.n_readouts, early.n_expected, early.kspace.received_ns) == (1, 2, 6)
     kept = early.kspace.data.copy()
     places.push(line(data, 14))
     assert np.array_equal(early.kspace.data, kept)
