@@ -99,6 +99,7 @@ def main(model: str, engine: str) -> None:
         if line not in patches:
             shape = (1, 2, *map(int, line.split()))
             patches[line] = np.random.default_rng(0).standard_normal(shape, np.float32)
+            run(patches[line])  # the gate looks at every new size, once for a machine
         begin = time.perf_counter()
         run(patches[line])
         print(time.perf_counter() - begin, flush=True)

@@ -14,7 +14,11 @@ def command(
         str, typer.Option(help="aot, compiled, openvino, onnxruntime, tensorrt; or torch, to time it again")
     ] = "aot",
     shape: Annotated[
-        list[str] | None, typer.Option(help="a patch, such as 24x320x320; repeat for more [default: the example's]")
+        list[str] | None,
+        typer.Option(
+            help="a patch, such as 24x320x320; repeat for more [default: the example's]; of a model of cine scans: the "
+            "most samples or lines, such as 80000"
+        ),
     ] = None,
     batch: Annotated[
         str, typer.Option(help="patches of a run: 1:8, or a list such as 1,2,6 [default: 1 on a CPU, else 1:8]")
@@ -33,7 +37,8 @@ def command(
     """Build an engine for a model and keep it, if it reproduces the model's float64 reference at every batch size.
 
     Servers and workers use it by its name. It belongs to this bundle, these library versions and this kind of machine.
-    Nothing is built for the engine torch: the precision that the default engine serves in is found out again.
+    Nothing is built for the engine torch: the precision that the default engine serves in is found out again, and every
+    --shape is held to the gate now, so that no frame waits for that.
     """
     from ..engines.memory import keep_large_blocks
     from ..engines.threads import sleep_while_waiting
@@ -48,10 +53,10 @@ def command(
     ):
         if value not in known:
             raise ConfigError(f"unknown {name} {value[:80]!r}", hint=did_you_mean(value, known))
-    if engine == "torch" and (shape or batch or transform != "fft" or not freeze or output):
+    if engine == "torch" and (batch or transform != "fft" or not freeze or output):
         raise ConfigError(
-            "engine torch takes any size and is not built: --shape, --batch, --transform, --no-freeze and --output "
-            "have no meaning for it",
+            "engine torch takes any batch and is not built: --batch, --transform, --no-freeze and --output have no "
+            "meaning for it",
             hint="kstream compile MODEL --engine torch, or another engine",
         )
     sleep_while_waiting()
@@ -64,7 +69,7 @@ def command(
     if engine == "torch":
         from ..engines.calibrate import calibrate_again
 
-        _show(calibrate_again(bundle, device, precision), json)
+        _show(calibrate_again(bundle, device, precision, shapes), json)
         return
     plan = plan_for(bundle, engine, precision, device, shapes, batches, transform, freeze)
     folder, manifest = compile_engine(bundle, plan, output)

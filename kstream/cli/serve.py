@@ -117,7 +117,8 @@ def command(
         message=Limits(acquisition_bytes=int(message_mib * 2**20)),
     )
     presets = [settings.resolve(name, {}) for name in ("breast-dce", default_preset, warm_up) if name]
-    to_load = presets[-1].config.segment.model if warm_up else ""  # a wrong --set fails now, not at the first scan
+    warmed = presets[-1].config  # a wrong --set fails now, not at the first scan
+    to_load = (warmed.cine.model or warmed.segment.model) if warm_up else ""
     if tls is None and tls_clients is not None:
         raise ConfigError("--tls-clients needs --tls", hint="--tls FILE with our own certificate and key")
     secured = server_tls(tls, tls_clients) if tls is not None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from . import graphs
+from .array_engine import Array, ArrayForward
+from .array_stages import ArrayNetwork, ArrayStage
 from .compiled import on_cpu
 from .profile import Forward, Plan, Space, times
 from .stages import lower, split
@@ -42,6 +44,13 @@ def build(network: nn.Module, plan: Plan, folder: Path) -> None:
     ------
     ModelError : there is no C++ compiler, or a stage cannot be exported.
     """
+    _need_compiler()
+    stages = lower(split(network), plan.precision, "sums").to(find_device(plan.device))
+    for name, inputs, path in _packages(stages, plan, folder):
+        package(stages.get_submodule(name), inputs, path, plan.is_frozen, is_dynamic=not plan.is_frozen)
+
+
+def _need_compiler() -> None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise ModelError(
@@ -49,9 +58,6 @@ def build(network: nn.Module, plan: Plan, folder: Path) -> None:
             likely="a machine without build tools",
             hint="install g++ (apt-get install g++), or compile --engine openvino or onnxruntime",
         )
-    stages = lower(split(network), plan.precision, "sums").to(find_device(plan.device))
-    for name, inputs, path in _packages(stages, plan, folder):
-        package(stages.get_submodule(name), inputs, path, plan.is_frozen, is_dynamic=not plan.is_frozen)
 
 
 def package(stage: nn.Module, inputs: Tensor, path: Path, is_frozen: bool, is_dynamic: bool) -> None:
@@ -80,6 +86,38 @@ def open_engine(network: nn.Module, plan: Plan, folder: Path) -> Forward:
         return patches
 
     return on_cpu(run) if device.type == "cpu" else graphs.captured(run, plan.profile, device)
+
+
+def build_arrays(network: ArrayNetwork, plan: Plan, folder: Path) -> None:
+    """Write one package for each stage, for any number of tokens: never with frozen weights (see the head)."""
+    import torch._inductor as inductor
+
+    _need_compiler()
+    device = find_device(plan.device)
+    for stage, inputs, sizes in network.exports(plan.profile.shapes[0][0], device):
+        with torch.no_grad():
+            exported = torch.export.export(stage.module.to(device), inputs, dynamic_shapes=(sizes,))
+            inductor.aoti_compile_and_package(exported, package_path=str(folder / f"{stage.name}.pt2"))
+
+
+def open_arrays(network: ArrayNetwork, plan: Plan, folder: Path) -> ArrayForward:
+    """Load the packages; the network's weights are in them."""
+    import torch._inductor as inductor
+
+    device = find_device(plan.device)
+    loaded = {stage.name: inductor.aoti_load_package(str(folder / f"{stage.name}.pt2")) for stage in network.stages}
+
+    def run(stage: ArrayStage, inputs: list[Tensor]) -> Sequence[Tensor]:
+        made = loaded[stage.name](*inputs)
+        return made if isinstance(made, tuple | list) else (made,)
+
+    def forward(inputs: Sequence[Array]) -> tuple[Array, ...]:
+        with torch.no_grad():
+            tensors = [torch.from_numpy(x).to(device) for x in inputs]
+            made = network.forward(run, tensors, lambda parts: torch.cat(parts, dim=-1))
+            return tuple(part.cpu().numpy() for part in made)
+
+    return forward
 
 
 def _packages(stages: nn.Sequential, plan: Plan, folder: Path) -> Iterator[tuple[str, Tensor, Path]]:

@@ -1,20 +1,24 @@
-"""An engine for networks with several inputs or outputs: arrays in, arrays out."""
+"""Engines for networks with several inputs or outputs: arrays in, arrays out, and otherwise as `engine`."""
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
-from ..models.bundle import Bundle
+from ..errors import ModelError, ShapeError
+from .engine import is_compiled
+from .profile import OUTSIDE
+
+if TYPE_CHECKING:
+    from ..models.bundle import Bundle
 
 Array = NDArray[np.float32]
-TOLERANCE = 1e-3
-"""Relative rms by which an engine may differ from the example of its bundle."""
+ArrayForward = Callable[[Sequence[Array]], tuple[Array, ...]]
 
 
 class ArrayEngine(Protocol):
@@ -32,43 +36,58 @@ class ArrayEngine(Protocol):
         """What an image's provenance should say: engine, precision, versions, model and its hash."""
 
 
-class TorchArrayEngine:
-    """Eager PyTorch; one run at a time.
+class ServedArrayEngine(ArrayEngine, Protocol):
+    """An engine that has passed the gate."""
+
+    @property
+    def name(self) -> str:
+        """Library and device, such as ``torch-cpu``."""
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``: the arithmetic of matrix products and convolutions."""
+
+    def prove(self) -> None:
+        """Raise `ModelError` if it no longer gives what its model gives, as when its device failed."""
+
+
+class LibraryArrayEngine:
+    """A network as some library runs it; one run at a time.
 
     Parameters
     ----------
-    bundle : what to run.
-    device : ``cpu`` or a CUDA device in torch's words.
-
-    Raises
-    ------
-    ModelError : the device cannot be had, or the weights do not fit.
+    name, precision : see `ServedArrayEngine`.
+    forward : outputs of inputs that the library takes.
+    provenance : what `describe` adds.
+    counted, most : an input whose axis 1 counts tokens, and how many the engine was built for; 0: any number.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
-        from .torch_engine import TorchEngine
-
-        provenance: Mapping[str, str] = {"model": bundle.info.name, "sha256": bundle.info.sha256}
-        self._network = bundle.build()
-        self._told = TorchEngine(self._network, provenance, device).describe()
-        self._device = device
-        self._inputs, self._outputs = bundle.tensors()
-        self._where = str(bundle.folder)
+    def __init__(
+        self,
+        name: str,
+        precision: str,
+        forward: ArrayForward,
+        provenance: Mapping[str, str],
+        counted: int = 0,
+        most: int = 0,
+    ) -> None:
+        self.name, self.precision = name, precision
+        self._forward, self._provenance = forward, dict(provenance)
+        self._counted, self._most = counted, most
         self._lock = threading.Lock()
 
     def run_arrays(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        import torch
+        """See `ArrayEngine.run_arrays`.
 
+        Raises
+        ------
+        ShapeError : more tokens than the engine was built for.
+        """
+        self._check(inputs)
         try:
-            with self._lock, torch.inference_mode():
-                made = self._network(*(torch.from_numpy(np.ascontiguousarray(x)).to(self._device) for x in inputs))
-                parts = made if isinstance(made, tuple) else (made,)
-                outputs = tuple(part.float().cpu().numpy() for part in parts)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-        ) as error:  # of torch: memory, device, shapes that the network refuses
+            with self._lock:
+                outputs = self._forward([np.ascontiguousarray(x, np.float32) for x in inputs])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # memory, device, shapes that it refuses
             raise ModelError(
                 f"the model failed: {type(error).__name__}: {error}"[:500],
                 likely="no memory on its device, or a scan of another size than it was trained for",
@@ -82,44 +101,65 @@ class TorchArrayEngine:
             )
         return outputs
 
-    def prove(self) -> None:
-        """Run the example of the bundle: at the start, and after a failure that may have spoilt a device.
-
-        Raises
-        ------
-        ModelError : the example fails, or comes out differently.
-        """
-        name = self._told.get("model", "the model")
-        for made, expected in zip(self.run_arrays(self._inputs), self._outputs, strict=True):
-            error = _relative_error(made, expected)
-            if not error < TOLERANCE:
-                raise ModelError(
-                    f"{name} does not reproduce its example: relative error {error:.2g}, allowed {TOLERANCE:g}",
-                    where=self._where,
-                    likely="weights or engine of another model, or a defect of this machine's libraries",
-                    hint="kstream doctor",
-                )
-
     def describe(self) -> dict[str, str]:
-        return dict(self._told)
+        return {**self._provenance, "engine": self.name, "precision": self.precision}
+
+    def _check(self, inputs: Sequence[Array]) -> None:
+        if not self._most or len(inputs) <= self._counted or inputs[self._counted].ndim < 2:
+            return
+        if (n_tokens := inputs[self._counted].shape[1]) > self._most:
+            raise ShapeError(
+                f"this engine takes at most {self._most} samples or lines at once, not {n_tokens}",
+                likely="an engine that was compiled for shorter scans",
+                hint=f"kstream compile --shape {n_tokens}",
+                code=OUTSIDE,
+            )
 
 
-def load_array_engine(bundle: Bundle, device: str = "cpu") -> TorchArrayEngine:
-    """An engine with the bundle's weights on a device (the first of several separated by commas) that has given its
-    example once.
+def torch_array_engine(bundle: Bundle, device: str = "cpu", precision: str = "fp32") -> LibraryArrayEngine:
+    """Eager torch with a bundle's weights, as it comes: nothing has been proved yet.
 
     Raises
     ------
-    ModelError : the device cannot be had, the weights do not fit, or the example comes out differently.
+    ModelError : the device cannot be had, or the weights do not fit.
     """
-    engine = TorchArrayEngine(bundle, device.split(",")[0].strip())
-    engine.prove()
-    return engine
+    import torch
+
+    from .array_stages import lower_layers
+    from .torch_engine import find_device
+
+    place = find_device(device)
+    network = lower_layers(bundle.build(), precision).to(place)
+
+    def forward(inputs: Sequence[Array]) -> tuple[Array, ...]:
+        with torch.inference_mode():
+            made = network(*(torch.from_numpy(x).to(place) for x in inputs))
+            return tuple(part.float().cpu().numpy() for part in (made if isinstance(made, tuple) else (made,)))
+
+    provenance = {"model": bundle.info.name, "sha256": bundle.info.sha256, "torch": torch.__version__}
+    return LibraryArrayEngine(f"torch-{place.type}", precision, forward, provenance)
 
 
-def _relative_error(made: Array, expected: Array) -> float:
-    """Relative rms difference; NaN for another shape."""
-    if made.shape != expected.shape:
-        return float("nan")
-    scale = float(np.mean(expected.astype(np.float64) ** 2))
-    return float(np.sqrt(np.mean((made.astype(np.float64) - expected) ** 2) / max(scale, 1e-30)))
+def load_array_engine(
+    bundle: Bundle, device: str = "cpu", precision: str = "auto", engine: str = "auto"
+) -> ServedArrayEngine:
+    """An engine with the weights of a bundle whose network has several inputs, that has passed the gate, and is warm.
+
+    Parameters and errors are those of `engine.load_engine`.
+    """
+    from .fallback import FallbackEngine
+
+    makers = [
+        functools.partial(_load_one, bundle, place.strip(), precision, name.strip())
+        for place in device.split(",")
+        for name in engine.split(",")
+    ]
+    return makers[0]() if len(makers) == 1 else FallbackEngine(makers)
+
+
+def _load_one(bundle: Bundle, device: str, precision: str, engine: str) -> ServedArrayEngine:
+    from . import artifact, calibrate
+
+    if is_compiled(engine, precision):
+        return artifact.load_arrays(bundle, engine, device, precision)
+    return calibrate.load_torch_arrays(bundle, device, precision)

@@ -4,7 +4,7 @@
 
     CACHE/engines/MODEL/ENGINE-PRECISION-DIGEST/
       engine.json         key, verdict of the gate, times, hash of every file
-      proof.safetensors   `kspace` and the `logits` that the reference gives for it, of the smallest size
+      proof.safetensors   inputs, and what the reference gives for them, of the smallest size, by the bundle's names
       ...                 the library's files
 
 An engine belongs to the bundle, the library versions and the instruction sets (or the GPU) that its key names. Where
@@ -18,11 +18,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -30,6 +30,9 @@ from safetensors.numpy import load_file
 from ..errors import ModelError
 from ..models.bundle import Bundle
 from . import backends, machine
+from .array_engine import Array, LibraryArrayEngine, ServedArrayEngine
+from .array_gate import ArrayReference, ProvenArrayEngine, examine_arrays, sizes_up_to
+from .array_stages import ArrayNetwork, family, takes_arrays
 from .by_shape import EnginesByShape
 from .engine import MAX_BATCH, PRECISIONS, ServedEngine
 from .gate import ProvenEngine, Reference, Verdict, examine
@@ -37,8 +40,9 @@ from .profile import Plan, Profile, ProfiledEngine, Space
 
 log = logging.getLogger("kstream.engines")
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, PROOF = "engine.json", "proof.safetensors"
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -216,9 +220,20 @@ class Manifest:
 def description_of(bundle: Bundle) -> str:
     """Hash of what a network's results depend on beside its weights: architecture, arguments, and the example."""
     made = hashlib.sha256(json.dumps([bundle.info.architecture, dict(bundle.info.arguments)], sort_keys=True).encode())
-    for array in bundle.example():
+    for array in example_arrays(bundle):
         made.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
     return made.hexdigest()
+
+
+def example_arrays(bundle: Bundle) -> tuple[Array, ...]:
+    """Inputs and outputs of a bundle's example.
+
+    Raises
+    ------
+    ModelError : they cannot be read.
+    """
+    inputs, outputs = bundle.tensors() if takes_arrays(bundle) else ((bundle.example()[0],), (bundle.example()[1],))
+    return (*inputs, *outputs)
 
 
 def _digest(plain: Any) -> str:
@@ -249,23 +264,45 @@ def load(bundle: Bundle, engine: str, device: str, precision: str) -> ServedEngi
     ------
     ModelError : none was compiled, none is good for this bundle, these versions and this machine, or it is damaged.
     """
+    ready = _usable(bundle, engine, device, precision, open_folder)
+    return EnginesByShape(ready) if len(set(ready.values())) > 1 else next(iter(ready.values()))
+
+
+def load_arrays(bundle: Bundle, engine: str, device: str, precision: str) -> ServedArrayEngine:
+    """The same for a network with several inputs: of those in the cache, the one for the most tokens.
+
+    Raises
+    ------
+    ModelError : as `load`; or the library does not hold such networks.
+    """
+    family(bundle)
+    if engine in backends.names():
+        backends.demand_arrays(engine, bundle.info.name)
+    ready = _usable(bundle, engine, device, precision, open_array_folder)
+    return ready[max(ready)]
+
+
+def _usable(
+    bundle: Bundle, engine: str, device: str, precision: str, open_one: Callable[[Bundle, Path, Manifest], E]
+) -> dict[Space, E]:
+    """Engines that may run here, by size."""
     is_folder = Path(engine).is_dir() and engine not in backends.names()
     folders = [Path(engine)] if is_folder else _candidates(bundle, engine, precision)
     wanted = engine if precision == "auto" else f"{engine} in {precision}"
     command = f"kstream compile {bundle.info.name} --engine {'ENGINE' if is_folder else engine}"
-    ready: dict[Space, ServedEngine] = {}
+    ready: dict[Space, E] = {}
     refusals: list[ModelError] = []
     for folder in folders:
         try:
             manifest = Manifest.read(folder)
             _demand(manifest, bundle, device, precision, folder, wanted, command)
             if missing := [shape for shape in manifest.plan.profile.shapes if shape not in ready]:
-                ready |= dict.fromkeys(missing, open_folder(bundle, folder, manifest))
+                ready |= dict.fromkeys(missing, open_one(bundle, folder, manifest))
         except ModelError as error:
             log.info("%s is passed over: %s", folder, error.what)
             refusals.append(error)
     if ready:
-        return EnginesByShape(ready) if len(set(ready.values())) > 1 else next(iter(ready.values()))
+        return ready
     if refusals:
         raise refusals[0]
     raise ModelError(
@@ -300,17 +337,46 @@ def open_folder(bundle: Bundle, folder: Path, manifest: Manifest) -> ProvenEngin
     return ProvenEngine(engine, example, logits) if example.shape[2:] in plan.profile.shapes else proven
 
 
+def open_array_folder(bundle: Bundle, folder: Path, manifest: Manifest) -> ProvenArrayEngine:
+    """`open_folder` for a network with several inputs."""
+    plan = manifest.plan
+    manifest.verdict.demand(name_of(plan))
+    try:
+        proof = load_file(folder / PROOF)
+        inputs, outputs = ([proof[spec.name] for spec in specs] for specs in (bundle.info.inputs, bundle.info.outputs))
+        engine = open_array_engine(bundle, folder, manifest)
+        ProvenArrayEngine(engine, inputs, tuple(outputs))
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise _broken(folder, f"{type(error).__name__}: {error}"[:300], manifest.command) from error
+    if backends.backend(plan.engine).COMPILES_AT_LOAD:
+        reference = ArrayReference(bundle)
+        sizes = sizes_up_to(reference, plan.profile.shapes[0][0])
+        examine_arrays(engine, plan.precision, reference, sizes).demand(name_of(plan))
+    return ProvenArrayEngine(engine, *bundle.tensors())
+
+
 def open_engine(bundle: Bundle, folder: Path, manifest: Manifest) -> ProfiledEngine:
     """The engine in a folder as its library opens it: for the gate, and for `open_folder`."""
     plan = manifest.plan
     forward = backends.backend(plan.engine).open_engine(bundle.build(), plan, folder)
-    provenance = {
+    return ProfiledEngine(name_of(plan), plan.precision, plan.profile, forward, _provenance(bundle, manifest))
+
+
+def open_array_engine(bundle: Bundle, folder: Path, manifest: Manifest) -> LibraryArrayEngine:
+    """The same of a network with several inputs."""
+    plan = manifest.plan
+    forward = backends.array_backend(plan.engine).open_arrays(ArrayNetwork.of(bundle, plan.precision), plan, folder)
+    counted, most = family(bundle).counted[0], plan.profile.shapes[0][0]
+    return LibraryArrayEngine(name_of(plan), plan.precision, forward, _provenance(bundle, manifest), counted, most)
+
+
+def _provenance(bundle: Bundle, manifest: Manifest) -> dict[str, str]:
+    return {
         "model": bundle.info.name,
         "sha256": bundle.info.sha256,
         "engine_sha256": manifest.digest,
         **manifest.key.versions,
     }
-    return ProfiledEngine(name_of(plan), plan.precision, plan.profile, forward, provenance)
 
 
 def name_of(plan: Plan) -> str:

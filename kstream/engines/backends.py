@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import ModelError
+from .array_engine import ArrayForward
 from .profile import Forward, Plan
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from .array_stages import ArrayNetwork
 
 _MODULES = {
     "compiled": "compiled",
@@ -50,6 +53,37 @@ class Backend(Protocol):
 def backend(engine: str) -> Backend:
     """The module behind one of the names in `engine.ENGINES`, without ``torch``, which compiles nothing."""
     return cast(Backend, importlib.import_module(f".{_MODULES[engine]}", __package__))
+
+
+class ArrayBackend(Backend, Protocol):
+    """A module that also holds networks with several inputs, of which the number of tokens varies."""
+
+    def build_arrays(self, network: ArrayNetwork, plan: Plan, folder: Path) -> None:
+        """Write what `open_arrays` needs to a folder."""
+
+    def open_arrays(self, network: ArrayNetwork, plan: Plan, folder: Path) -> ArrayForward:
+        """Outputs of any number of tokens up to the one in the plan's profile."""
+
+
+NO_ARRAYS = {
+    "openvino": "it is opened here for fixed sizes only, since its code for sizes that vary was never examined",
+    "tensorrt": "its profiles are made for patches of fixed sizes, and it was never run with others",
+}
+"""Engines that do not hold networks with several inputs, and why."""
+
+
+def demand_arrays(engine: str, model: str) -> None:
+    """Raise `ModelError` if an engine does not hold networks with several inputs, whose sizes vary."""
+    if engine in NO_ARRAYS:
+        raise ModelError(
+            f"engine {engine} does not run {model}, whose inputs vary in number: {NO_ARRAYS[engine]}",
+            hint="--engine " + ", ".join(name for name in ("torch", *_MODULES) if name not in NO_ARRAYS),
+        )
+
+
+def array_backend(engine: str) -> ArrayBackend:
+    """`backend` for a name that `demand_arrays` lets pass."""
+    return cast(ArrayBackend, backend(engine))
 
 
 def check(plan: Plan) -> None:

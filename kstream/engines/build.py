@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import json
+import os
+import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..errors import ConfigError, ModelError, ShapeError
 from ..models.bundle import Bundle
 from . import artifact, backends, machine
+from .array_gate import ArrayReference, examine_arrays, sizes_up_to
+from .array_stages import ArrayNetwork, family, takes_arrays
 from .artifact import MANIFEST, PROOF, Key, Manifest
 from .calibrate import input_of
-from .engine import MAX_BATCH, Engine
+from .engine import MAX_BATCH
 from .gate import Reference, Verdict, examine
 from .profile import Plan, Profile, Space, times
 
 ROUNDS = 3
 MAX_SIDE = 1024
+MAX_TOKENS = 2**20
+BUILDING = ".kstream-building-"
+"""Begins the names of the folders in which engines are built; one that nobody holds is of a build that was killed."""
+
+NO_ROOM_BYTES = 1 << 20
 
 
 def plan_for(
@@ -39,17 +54,47 @@ def plan_for(
     Parameters
     ----------
     precision : ``auto``: bfloat16 where engine and device have it, else float32.
-    shapes : none: that of the bundle's example.
+    shapes : none: that of the bundle's example. Of a network with several inputs: the most samples or lines, one size.
 
     Raises
     ------
-    ModelError : the network has several inputs, or the library lacks the precision or the device.
+    ModelError : the library lacks the precision or the device, or does not hold networks with several inputs.
     ShapeError : a shape has another number of axes than the network's input, or a size out of range.
     """
-    n_channels, n_axes = input_of(bundle)
+    has_arrays = takes_arrays(bundle)
+    if has_arrays:
+        backends.demand_arrays(engine, bundle.info.name)
+        if transform != "fft":
+            raise ModelError(
+                f"{bundle.info.name} has no transform to write as {transform}", hint="leave --transform away"
+            )
     if precision == "auto":
         has_bf16 = "bf16" in backends.backend(engine).PRECISIONS and machine.has_fast_bf16(device)
         precision = "bf16" if has_bf16 else "fp32"
+    if has_arrays:
+        profile, is_frozen = _array_profile(bundle, shapes), engine == "onnxruntime"
+    else:
+        profile = _patch_profile(bundle, shapes, batches)
+    plan = Plan(engine, precision, device, profile, transform, is_frozen)
+    backends.check(plan)
+    return plan
+
+
+def _array_profile(bundle: Bundle, shapes: tuple[Space, ...]) -> Profile:
+    """The most tokens; a scan has one subject, so there is no batch, and weights are not packed for a size."""
+    known = family(bundle)
+    shapes = shapes or ((known.most,),)
+    if len(shapes) > 1 or len(shapes[0]) != 1 or not 0 < shapes[0][0] <= MAX_TOKENS:
+        raise ShapeError(
+            f"{bundle.info.name} is compiled for one size, the most {known.unit} of a scan, from 1 to {MAX_TOKENS}",
+            where="--shape " + " ".join(map(times, shapes)),
+            hint=f"--shape {known.most}",
+        )
+    return Profile((1,), shapes, 0)
+
+
+def _patch_profile(bundle: Bundle, shapes: tuple[Space, ...], batches: tuple[int, ...]) -> Profile:
+    n_channels, n_axes = input_of(bundle)
     shapes = shapes or (bundle.example()[0].shape[2:],)
     for shape in shapes:
         if len(shape) != n_axes - 2 or not all(0 < n <= MAX_SIDE for n in shape):
@@ -58,10 +103,7 @@ def plan_for(
                 likely=f"it takes {n_axes - 2} sizes, each from 1 to {MAX_SIDE}",
                 hint="--shape 24x320x320",
             )
-    profile = Profile(tuple(sorted(set(batches))), tuple(dict.fromkeys(shapes)), n_channels)
-    plan = Plan(engine, precision, device, profile, transform, is_frozen)
-    backends.check(plan)
-    return plan
+    return Profile(tuple(sorted(set(batches))), tuple(dict.fromkeys(shapes)), n_channels)
 
 
 def buckets(text: str) -> tuple[int, ...]:
@@ -114,35 +156,107 @@ def compile_engine(bundle: Bundle, plan: Plan, output: Path | None = None) -> tu
     ------
     ModelError : it cannot be built, or does not reproduce the reference.
     """
-    begin = time.perf_counter()
     bare = Manifest(Key.here(bundle, plan), plan, Verdict(plan.precision, ()), command_for(bundle, plan, output))
     name = f"{plan.engine}-{plan.precision}-{bare.slot}"
     folder = output or artifact.folder_of(bundle) / name
     _check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as made:
-        building = Path(made) / name
-        building.mkdir()
-        backends.backend(plan.engine).build(bundle.build(), plan, building)
-        engine = artifact.open_engine(bundle, building, bare)
-        build_s = time.perf_counter() - begin
-        reference = Reference(bundle)
-        reference.check_stored()
-        every_batch = range(1, plan.profile.batches[-1] + 1)  # also those that are padded
-        verdict = examine(engine, reference, every_batch, plan.profile.shapes)
-        verdict.demand(engine.name)
-        _write_proof(building / PROOF, reference, min(plan.profile.shapes))
-        manifest = dataclasses.replace(
-            bare,
-            verdict=verdict,
-            files={path.name: artifact.hash_file(path) for path in sorted(building.iterdir())},
-            build_s=round(build_s, 2),
-            times_ms=_times(engine, plan.profile),
-        )
-        artifact.write_text(building / MANIFEST, manifest.to_json())
-        del engine
-        _replace(folder, building, Path(made) / "old")
+    try:
+        with _workshop(folder.parent) as made:
+            building = made / name
+            building.mkdir()
+            manifest = _build(bundle, bare, building)
+            artifact.write_text(building / MANIFEST, manifest.to_json())
+            _replace(folder, building, made / "old")
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _not_built(plan, folder, error) from error
     return folder, manifest
+
+
+def _build(bundle: Bundle, bare: Manifest, building: Path) -> Manifest:
+    """Write, examine and time an engine; its manifest."""
+    begin, plan = time.perf_counter(), bare.plan
+    make = _build_arrays if takes_arrays(bundle) else _build_patches
+    build_s, verdict, times_ms = make(bundle, bare, building, begin)
+    files = {path.name: artifact.hash_file(path) for path in sorted(building.iterdir())}
+    verdict.demand(artifact.name_of(plan))
+    return dataclasses.replace(bare, verdict=verdict, files=files, build_s=round(build_s, 2), times_ms=times_ms)
+
+
+_Built = tuple[float, Verdict, dict[str, float]]
+
+
+def _build_patches(bundle: Bundle, bare: Manifest, building: Path, begin: float) -> _Built:
+    """Seconds, verdict, and milliseconds by ``batch x shape``."""
+    plan = bare.plan
+    backends.backend(plan.engine).build(bundle.build(), plan, building)
+    engine = artifact.open_engine(bundle, building, bare)
+    build_s = time.perf_counter() - begin
+    reference = Reference(bundle)
+    reference.check_stored()
+    every_batch = range(1, plan.profile.batches[-1] + 1)  # also those that are padded
+    verdict = examine(engine, reference, every_batch, plan.profile.shapes)
+    inputs, logits = reference.batch(1, min(plan.profile.shapes))
+    save_file({"kspace": np.ascontiguousarray(inputs), "logits": logits.astype(np.float32)}, building / PROOF)
+    rng, runs = np.random.default_rng(0), dict[str, Callable[[], Any]]()
+    for shape in plan.profile.shapes:
+        for n_patches in plan.profile.batches:
+            batch = rng.standard_normal((n_patches, plan.profile.n_channels, *shape), np.float32)
+            runs[f"{n_patches}x{times(shape)}"] = functools.partial(engine.run, batch)
+    return build_s, verdict, _times(runs)
+
+
+def _build_arrays(bundle: Bundle, bare: Manifest, building: Path, begin: float) -> _Built:
+    """The same for a network with several inputs."""
+    plan, most = bare.plan, bare.plan.profile.shapes[0][0]
+    backends.array_backend(plan.engine).build_arrays(ArrayNetwork.of(bundle, plan.precision), plan, building)
+    engine = artifact.open_array_engine(bundle, building, bare)
+    build_s = time.perf_counter() - begin
+    reference = ArrayReference(bundle)
+    reference.check_stored()
+    verdict = examine_arrays(engine, plan.precision, reference, sizes_up_to(reference, most))
+    inputs, outputs, _ = reference.at(reference.n_tokens)
+    names = [spec.name for spec in (*bundle.info.inputs, *bundle.info.outputs)]
+    proof = {name: np.ascontiguousarray(x, np.float32) for name, x in zip(names, (*inputs, *outputs), strict=True)}
+    save_file(proof, building / PROOF)
+    return build_s, verdict, _times({f"1x{most}": functools.partial(engine.run_arrays, reference.at(most)[0])})
+
+
+@contextlib.contextmanager
+def _workshop(parent: Path) -> Iterator[Path]:
+    """A folder to build in, beside where the engine will be; what killed builds have left there is removed first.
+
+    Who builds holds its folder's lock, which ends with the process: so a build that goes on is never taken for dead.
+    """
+    with machine.locked(parent):
+        for left in parent.glob(f"{BUILDING}*"):
+            with contextlib.suppress(OSError), machine.locked(left, wait=False):
+                shutil.rmtree(left)
+        made = Path(tempfile.mkdtemp(dir=parent, prefix=BUILDING))
+        descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _not_built(plan: Plan, folder: Path, error: Exception) -> ModelError:
+    """The error of a build that a library or the file system ended."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    existing = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
+    if isinstance(error, OSError) or shutil.disk_usage(existing).free < NO_ROOM_BYTES:
+        return ModelError(
+            f"the compiled engine cannot be kept: {lines[0][:200]}",
+            where=str(folder),
+            likely="a disk that is full, or a folder that may not be written",
+            hint="kstream compile --output FOLDER, or KSTREAM_CACHE in the environment, with a place that has room",
+        )
+    return ModelError(
+        f"engine {plan.engine} cannot be built: {lines[0][:300]}",
+        likely="an operation or a size that the library does not take, or a compiler that is missing",
+        hint="another --engine or --precision",
+    )
 
 
 def command_for(bundle: Bundle, plan: Plan, output: Path | None = None) -> str:
@@ -152,31 +266,23 @@ def command_for(bundle: Bundle, plan: Plan, output: Path | None = None) -> str:
     parts = [
         f"kstream compile {bundle.info.name} --engine {plan.engine} {shapes} --batch {batches}",
         f"--precision {plan.precision} --device {plan.device} --transform {plan.transform}",
-        *([] if plan.is_frozen else ["--no-freeze"]),
+        *([] if plan.is_frozen or not plan.profile.n_channels else ["--no-freeze"]),
         *([f"--output {output}"] if output else []),
     ]
     return " ".join(parts)
 
 
-def _write_proof(path: Path, reference: Reference, shape: Space) -> None:
-    inputs, logits = reference.batch(1, shape)
-    save_file({"kspace": np.ascontiguousarray(inputs), "logits": logits.astype(np.float32)}, path)
-
-
-def _times(engine: Engine, profile: Profile) -> dict[str, float]:
-    """Median milliseconds of a run, by ``batch x shape``."""
-    rng = np.random.default_rng(0)
+def _times(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median milliseconds of each run."""
     found = {}
-    for shape in profile.shapes:
-        for n_patches in profile.batches:
-            batch = rng.standard_normal((n_patches, profile.n_channels, *shape), np.float32)
-            engine.run(batch)
-            seconds = []
-            for _ in range(ROUNDS):
-                begin = time.perf_counter()
-                engine.run(batch)
-                seconds.append(time.perf_counter() - begin)
-            found[f"{n_patches}x{times(shape)}"] = round(1000 * sorted(seconds)[ROUNDS // 2], 1)
+    for name, run in runs.items():
+        run()
+        seconds = []
+        for _ in range(ROUNDS):
+            begin = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - begin)
+        found[name] = round(1000 * sorted(seconds)[ROUNDS // 2], 1)
     return found
 
 

@@ -6,6 +6,7 @@ does the same work once and keeps it in files.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from . import graphs
+from .array_engine import ArrayForward
+from .array_stages import ArrayNetwork
 from .engine import Batch
 from .profile import Forward, Plan
 from .stages import lower, split
@@ -53,6 +56,23 @@ def open_engine(network: nn.Module, plan: Plan, folder: Path) -> Forward:
                 with torch.no_grad():
                     patches = function(patches)
     return graphs.captured(run, plan.profile, device) if device.type == "cuda" else on_cpu(run)
+
+
+def build_arrays(network: ArrayNetwork, plan: Plan, folder: Path) -> None:
+    """Nothing is kept, as in `build`."""
+
+
+def open_arrays(network: ArrayNetwork, plan: Plan, folder: Path) -> ArrayForward:
+    """Stages that are compiled now, for any number of tokens.
+
+    They are packages of `aot` that nobody keeps: torch.compile would compile again in mid-scan for one token, or
+    another layout, and what it made then no gate would have seen.
+    """
+    from . import aot
+
+    with tempfile.TemporaryDirectory() as made:
+        aot.build_arrays(network, plan, Path(made))
+        return aot.open_arrays(network, plan, Path(made))
 
 
 def on_cpu(run: Callable[[Tensor], Tensor]) -> Forward:

@@ -66,8 +66,6 @@ def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "auto", en
     """
     from .fallback import FallbackEngine
 
-    if precision not in ("auto", *PRECISIONS):
-        raise ModelError(f"unknown precision {precision!r}", hint="known: auto, " + ", ".join(PRECISIONS))
     makers = [
         functools.partial(_load_one, bundle, place.strip(), precision, name.strip())
         for place in device.split(",")
@@ -79,12 +77,24 @@ def load_engine(bundle: Bundle, device: str = "cpu", precision: str = "auto", en
 def _load_one(bundle: Bundle, device: str, precision: str, engine: str) -> ServedEngine:
     from . import artifact, calibrate
 
-    if engine in ("auto", "torch"):
-        return calibrate.load_torch(bundle, device, precision)
-    if engine not in ENGINES and not Path(engine).is_dir():
+    if is_compiled(engine, precision):
+        return artifact.load(bundle, engine, device, precision)
+    return calibrate.load_torch(bundle, device, precision)
+
+
+def is_compiled(engine: str, precision: str) -> bool:
+    """True for an engine that was compiled before, False for torch.
+
+    Raises
+    ------
+    ModelError : there is no such engine or precision.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise ModelError(f"unknown precision {precision!r}", hint="known: auto, " + ", ".join(PRECISIONS))
+    if engine not in ("auto", *ENGINES) and not Path(engine).is_dir():
         raise ModelError(
             f"there is no engine {engine[:200]!r}",
             likely="a misspelling, or a folder that does not exist",
             hint=did_you_mean(engine, ("auto", *ENGINES)),
         )
-    return artifact.load(bundle, engine, device, precision)
+    return engine not in ("auto", "torch")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ..errors import ModelError, ShapeError
+from .array_engine import Array, ServedArrayEngine
 from .engine import Batch, ServedEngine
 from .profile import OUTSIDE
 
 log = logging.getLogger("kstream.engines")
+
+AnyEngine = ServedEngine | ServedArrayEngine
+T = TypeVar("T")
 
 FAILURES = (ModelError, RuntimeError, MemoryError)
 """Of an engine that runs: our own, and those of torch for its devices."""
@@ -29,14 +34,14 @@ class FallbackEngine:
 
     Parameters
     ----------
-    makers : make an engine each, best first.
+    makers : make an engine each, best first; all for patches, or all for arrays.
 
     Raises
     ------
     ModelError : none of them can be made; the last one's reason.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], ServedEngine]]) -> None:
+    def __init__(self, makers: Sequence[Callable[[], AnyEngine]]) -> None:
         self._makers = list(makers)
         self._lock = threading.Lock()
         self._reason = ""
@@ -60,20 +65,28 @@ class FallbackEngine:
         MemoryError, RuntimeError : several patches at once are too many for the memory of the engine.
         ModelError : the last engine failed.
         """
+        return self._first(lambda engine: engine.run(batch), len(batch))
+
+    def run_arrays(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """The same for engines that take arrays, see `ArrayEngine.run_arrays`."""
+        return self._first(lambda engine: engine.run_arrays(inputs), 1)
+
+    def _first(self, run: Callable[[Any], T], n_patches: int) -> T:
+        """What the first engine that works gives."""
         place, reason = 0, ""
         engine = self._engines[0]
         while True:
             try:
-                logits = engine.run(batch)
+                made = run(engine)
                 self._ran.engine, self._ran.reason = engine, reason
-                return logits
+                return made
             except ShapeError as error:
                 if error.code != OUTSIDE:
                     raise
                 reason, place = reason or error.what, place + 1
                 engine = self._at(place, error)
             except FAILURES as error:
-                if len(batch) > 1 and is_out_of_memory(error):
+                if n_patches > 1 and is_out_of_memory(error):
                     raise
                 self._hand_over(engine, error)
                 engine = self._at(place, error)
@@ -95,14 +108,14 @@ class FallbackEngine:
         reason = getattr(self._ran, "reason", "") or self._reason
         return {**engine.describe(), **({"fallback": reason} if reason else {})}
 
-    def _at(self, place: int, error: Exception) -> ServedEngine:
+    def _at(self, place: int, error: Exception) -> AnyEngine:
         """An engine by its place; it is made if it has to be. `error` is why it is wanted."""
         with self._lock:
             while len(self._engines) <= place:
                 self._engines.append(self._next(error))
             return self._engines[place]
 
-    def _hand_over(self, engine: ServedEngine, error: Exception) -> None:
+    def _hand_over(self, engine: AnyEngine, error: Exception) -> None:
         """Let an engine go, unless another thread has done so already; the last one stays, and its error is raised."""
         with self._lock:
             if engine in self._engines:
@@ -111,7 +124,7 @@ class FallbackEngine:
                     self._engines = [*self._engines, self._next(error)]
                 self._engines = [other for other in self._engines if other is not engine]
 
-    def _next(self, error: Exception) -> ServedEngine:
+    def _next(self, error: Exception) -> AnyEngine:
         """The next engine that can be made; `error` is why the one before failed."""
         while self._makers:
             try:

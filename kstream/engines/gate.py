@@ -5,8 +5,8 @@ weights under a batch that varies (right at one batch size, wrong at the next), 
 range. So each engine runs the bundle's example, and variants of it that fill a batch, and is held to
 
 - the relative rms of its logits against the eager network in double precision (`LIMITS`), of the worst patch,
-- the Dice of the example's labels against those of that network: at least ``1 - DICE_LOSS`` for every batch and shape;
-  ``1 - VARIANT_LOSS`` for the variants, which no network was trained for.
+- the Dice of the example's labels against those of that network: at least ``1 - DICE_LOSS`` at every batch size;
+  ``1 - VARIANT_LOSS`` for the variants and for the example in another size, which no network was trained for.
 
 An example without a voxel of a foreground class says nothing about labels: then only ``fp32`` may pass, and labels must
 stay empty.
@@ -14,6 +14,8 @@ stay empty.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,6 +36,9 @@ DICE_LOSS = 0.002
 VARIANT_LOSS = 0.02
 """One voxel of the hundred that a small example labels is a loss of 0.005: this finds wrong patches, not borders."""
 
+DOUBLE_S = 3.0
+"""Seconds that double precision may take where a frame waits for it (`Reference.one`)."""
+
 N_VARIANTS = 3
 """Different patches in a batch: no divisor of the usual sizes, so that neighbours differ wherever one begins."""
 
@@ -47,7 +52,7 @@ class Finding:
     Parameters
     ----------
     rms : relative, of the worst patch.
-    dice : of the patches that are the example itself, the worst; None: there was nothing to label.
+    dice : of the patches that are the example itself, in its own size, the worst; None: there was nothing to label.
     variant_dice : of the other patches, likewise.
     """
 
@@ -82,19 +87,24 @@ class Verdict:
     @property
     def dice(self) -> float | None:
         """The worst; None where no finding has one."""
-        return min((finding.dice for finding in self.findings if finding.dice is not None), default=None)
+        scores = (finding.variant_dice if finding.dice is None else finding.dice for finding in self.findings)
+        return min((score for score in scores if score is not None), default=None)
 
     def demand(self, name: str) -> None:
         """Raise `ModelError` unless everything passed."""
         if not self.has_passed:
-            failures = self.failures
-            raise ModelError(
-                f"engine {name} does not reproduce the reference of its model: {failures[0]}",
-                where=f"{len(failures)} of {len(self.findings)} sizes of a batch" if len(failures) > 1 else "the gate",
-                likely="a defect of this library or machine, or weights of another model",
-                hint="another --engine, or --precision fp32",
-                code="gate",
-            )
+            raise self.refusal(name)
+
+    def refusal(self, name: str) -> ModelError:
+        """The error of an engine that did not pass."""
+        failures = self.failures
+        return ModelError(
+            f"engine {name} does not reproduce the reference of its model: {failures[0]}",
+            where=f"{len(failures)} of {len(self.findings)} sizes of a batch" if len(failures) > 1 else "the gate",
+            likely="a defect of this library or machine, or weights of another model",
+            hint="another --engine, or --precision fp32",
+            code="gate",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them."""
@@ -147,7 +157,7 @@ class Reference:
 
     def __init__(self, bundle: Bundle) -> None:
         self.example, self.stored = bundle.example()
-        self._name = bundle.info.name
+        self._bundle, self._name = bundle, bundle.info.name
         self._network = bundle.build().double()
         self._variants: dict[Space, tuple[Batch, Logits]] = {}
 
@@ -176,12 +186,34 @@ class Reference:
         return inputs[indices], logits[indices]
 
     def _make(self, shape: Space) -> tuple[Batch, Logits]:
+        inputs = np.concatenate([_variant(fit(self.example, shape), i) for i in range(N_VARIANTS)])
+        return inputs, np.concatenate([self._double(patch[None]) for patch in inputs])
+
+    def _double(self, patches: Batch) -> Logits:
         import torch
 
-        inputs = np.concatenate([_variant(fit(self.example, shape), i) for i in range(N_VARIANTS)])
         with torch.inference_mode():
-            logits = [self._network(torch.from_numpy(patch[None]).double()).numpy() for patch in inputs]
-        return inputs, np.concatenate(logits)
+            logits: Logits = self._network(torch.from_numpy(patches).double()).numpy()
+        return logits
+
+    def one(self, shape: Space, within_s: float = DOUBLE_S) -> tuple[Batch, Logits, str]:
+        """The example in a size, its logits, and what they were computed in: ``float64``, or ``float32``.
+
+        Parameters
+        ----------
+        within_s : seconds that double precision may take, judged by the example's own size; beyond, eager float32
+            stands in for it.
+        """
+        import torch
+
+        begin = time.perf_counter()
+        self._double(self.example)
+        expected_s = (time.perf_counter() - begin) * math.prod(shape) / math.prod(self.shape)
+        patch = fit(self.example, shape)
+        if expected_s <= within_s:
+            return patch, self._double(patch), "float64"
+        with torch.inference_mode():
+            return patch, self._bundle.build()(torch.from_numpy(patch)).double().numpy(), "float32"
 
 
 class ProvenEngine:
@@ -198,7 +230,7 @@ class ProvenEngine:
     """
 
     def __init__(self, engine: Engine, inputs: Batch, logits: NDArray[np.floating[Any]]) -> None:
-        self._engine, self._inputs, self._logits = engine, inputs, logits
+        self._engine, self.inputs, self._logits = engine, inputs, logits
         self.prove()
 
     @property
@@ -223,7 +255,7 @@ class ProvenEngine:
         ------
         ModelError : the engine no longer gives what its model gives.
         """
-        finding = _find(self._engine, 1, self._inputs.shape[2:], self._inputs, self._logits.astype(np.float64))
+        finding = _find(self._engine, 1, self.inputs.shape[2:], self.inputs, self._logits.astype(np.float64))
         if not finding.rms < LIMITS[self.precision]:
             raise not_reproduced(self.describe().get("model", "the model"), finding.rms, self.precision, self.name)
 
@@ -276,14 +308,28 @@ def examine(engine: Engine, reference: Reference, batches: Iterable[int], shapes
     ModelError : it cannot run.
     """
     findings = [
-        _find(engine, n_patches, shape, *reference.batch(n_patches, shape))
+        _find(engine, n_patches, shape, *reference.batch(n_patches, shape), is_example=shape == reference.shape)
         for shape in (tuple(shapes) or (reference.shape,))
         for n_patches in batches
     ]
     return Verdict(engine.precision, tuple(findings))
 
 
-def _find(engine: Engine, n_patches: int, shape: Space, inputs: Batch, expected: Logits) -> Finding:
+def examine_one(engine: Engine, reference: Reference, shape: Space) -> tuple[Verdict, str]:
+    """Run an engine on one patch of a shape, in a bounded time; also says what it was compared with.
+
+    Raises
+    ------
+    ShapeError, ModelError : as `examine`.
+    """
+    patch, logits, against = reference.one(shape)
+    finding = _find(engine, 1, shape, patch, logits, is_example=shape == reference.shape)
+    return Verdict(engine.precision, (finding,)), against
+
+
+def _find(
+    engine: Engine, n_patches: int, shape: Space, inputs: Batch, expected: Logits, is_example: bool = True
+) -> Finding:
     try:
         logits = engine.run(inputs)
     except KstreamError:
@@ -299,13 +345,13 @@ def _find(engine: Engine, n_patches: int, shape: Space, inputs: Batch, expected:
         return Finding(n_patches, shape, float("inf"), 0.0)
     patches = list(zip(logits, expected, strict=True))  # one by one: a wrong patch must not drown in a batch
     rms = max(relative_rms(*patch) for patch in patches)
-    examples = patches[::N_VARIANTS]
-    variants = [patch for i, patch in enumerate(patches) if i % N_VARIANTS]
+    examples = patches[::N_VARIANTS] if is_example else []
+    variants = [patch for i, patch in enumerate(patches) if i % N_VARIANTS or not is_example]
     return Finding(n_patches, shape, rms, _worst_dice(examples), _worst_dice(variants))
 
 
 def _worst_dice(patches: list[tuple[Batch, Logits]]) -> float | None:
-    return min((score for patch in patches if (score := _dice(*patch)) is not None), default=None)
+    return min((score for patch in patches if (score := dice(*patch)) is not None), default=None)
 
 
 def relative_rms(values: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
@@ -317,7 +363,7 @@ def relative_rms(values: NDArray[np.floating[Any]], expected: NDArray[np.floatin
     return float(np.sqrt(error / power)) if power else float(np.sqrt(error))
 
 
-def _dice(logits: Batch, expected: Logits) -> float | None:
+def dice(logits: Batch, expected: Logits) -> float | None:
     """Of the foreground classes of one patch ``(classes, ...)``, the worst; None where neither has any."""
     found, truth = logits.argmax(axis=0), expected.argmax(axis=0)
     scores = []
@@ -339,6 +385,6 @@ def _failure(finding: Finding, precision: str) -> list[str]:
         failures.append(
             f"labels of a variant differ, Dice {finding.variant_dice:.4f} {where}, allowed {1 - VARIANT_LOSS:g}"
         )
-    if finding.dice is None and precision != "fp32":
+    if finding.dice is None and finding.variant_dice is None and precision != "fp32":
         failures.append(f"the example has no foreground {where}, which cannot prove labels in {precision}")
     return failures

@@ -50,17 +50,17 @@ def has_fast_bf16(device: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is not there: what is in it changes for one at a time.
 
     Raises
     ------
-    OSError : the folder cannot be made or opened.
+    OSError : the folder cannot be made or opened; or, without `wait`, somebody else holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

@@ -9,11 +9,13 @@ import logging
 import warnings
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import ModelError
+from .array_stages import ArrayNetwork
 from .profile import Plan, Space, times
 from .stages import split
 
@@ -67,20 +69,42 @@ def export(stage: nn.Module, patches: torch.Tensor, path: Path) -> None:
     ------
     ModelError : it holds operations that ONNX lacks.
     """
-    need("onnx", "onnxscript", extra="onnx")
     batch = torch.export.Dim("batch", min=1, max=64)
+    _write(stage, (patches,), path, ("patches",), ("features",), ({0: batch},))
+
+
+def export_arrays(network: ArrayNetwork, plan: Plan, folder: Path) -> None:
+    """Write a ``STAGE.onnx`` for each stage of a network with several inputs; the number of tokens may vary.
+
+    Raises
+    ------
+    ModelError : the network holds operations that ONNX lacks.
+    """
+    for stage, inputs, sizes in network.exports(plan.profile.shapes[0][0], torch.device("cpu")):
+        _write(stage.module, inputs, folder / f"{stage.name}.onnx", stage.takes, stage.gives, (sizes,))
+
+
+def _write(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
+    varying: Any,
+) -> None:
+    need("onnx", "onnxscript", extra="onnx")
     spoken = io.StringIO()
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # of packages we lack
     try:
         with torch.no_grad(), contextlib.redirect_stdout(spoken), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about itself
             torch.onnx.export(
-                stage.eval(),
-                (patches,),
+                module.eval(),
+                inputs,
                 path,
-                input_names=["patches"],
-                output_names=["features"],
-                dynamic_shapes=({0: batch},),
+                input_names=list(names),
+                output_names=list(outputs),
+                dynamic_shapes=varying,
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,

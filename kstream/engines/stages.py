@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from ..models.breast import ComplexUNet, HybridUNet, MagnitudeUNet, NativeUNet
 from ..models.fourier import as_complex, centring_signs, inverse_matrix, signed_to_image, to_image
+from ..models.gate import GateUNet, bridge
+from ..models.reconstruct import ReconstructUNet, unroll
 from .phases import PhaseConvolution, is_worth_it
 
 Form = Literal["channels", "magnitude", "both"]
@@ -26,7 +28,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEW_CHANNELS = 12
 """Below this, channels first is the faster order for a normalisation."""
 
-_LEARNT = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+LEARNT = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 class ToImage(nn.Module):
@@ -123,6 +125,28 @@ class ReadImage(nn.Module):
         return self.network.read_image(self.to_image(predicted))
 
 
+class GateStage(nn.Module):
+    """Gate, transform and data consistency of `GateUNet`: a tenth of its work, which wants float32."""
+
+    def __init__(self, network: GateUNet) -> None:
+        super().__init__()
+        self.gate, self.denoiser, self.form = network.gate, network.denoiser, network.bridge_form
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        return bridge(self.gate(kspace), kspace, self.denoiser, self.form)
+
+
+class UnrollStage(nn.Module):
+    """Magnitude of the image that `ReconstructUNet` reconstructs, in float32."""
+
+    def __init__(self, network: ReconstructUNet) -> None:
+        super().__init__()
+        self.blocks = network.blocks
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        return unroll(kspace, self.blocks).abs()
+
+
 class NormaliseActivate(nn.Module):
     """Group normalisation and leaky ReLU; weights and statistics in float32, whatever the type of what comes in.
 
@@ -181,10 +205,34 @@ class Lowered(nn.Module):
         return y.float()
 
 
+class InType(nn.Module):
+    """A learnt layer in another type: what comes in is cast to it, so what is between such layers may keep float32."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = layer.to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x.to(self.dtype))
+        return y
+
+
+class Widened(nn.Module):
+    """A stage that gives float32, whatever its last layer gives."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stage(x)
+        return y.float()
+
+
 def split(
     network: nn.Module, plane: tuple[int, int] | None = None, dtype: torch.dtype = torch.float32
 ) -> nn.Sequential:
-    """The stages of a network; those named ``transform`` are fixed.
+    """The stages of a network; those named ``transform`` stay in float32 whatever the precision.
 
     A network of another family is one stage, ``network``.
 
@@ -207,6 +255,10 @@ def split(
             stages = {"transform": transform("channels"), "image": network.net}
         case NativeUNet():
             stages = {"kspace": network.net, "transform": ReadImage(transform("magnitude"), network)}
+        case GateUNet() if plane is None:
+            stages = {"transform": GateStage(network), "image": network.img_unet}
+        case ReconstructUNet() if plane is None:
+            stages = {"transform": UnrollStage(network), "image": network.net}
         case _:
             stages = {"network": network}
     return nn.Sequential(OrderedDict(stages))
@@ -222,11 +274,24 @@ def lower(stages: nn.Sequential, precision: str, way: NormWay = "eager", channel
     lowered = OrderedDict[str, nn.Module]()
     for name, stage in stages.named_children():
         copied = copy.deepcopy(stage).eval().requires_grad_(False)
-        if name != "transform":
+        if name == "network":  # its transforms are somewhere inside, and take float32 only
+            _lower(copied, dtype, way)
+            cast_inputs(copied, dtype)
+            copied = Widened(copied)
+        elif name != "transform":
             _lower(copied, dtype, way)
             copied = Lowered(copied, dtype, channels_last)
         lowered[name] = copied
     return nn.Sequential(lowered)
+
+
+def cast_inputs(module: nn.Module, dtype: torch.dtype) -> None:
+    """Put the learnt layers inside a module into a type, and casts before them."""
+    for name, child in module.named_children():
+        if isinstance(child, (*LEARNT, PhaseConvolution)):
+            setattr(module, name, InType(child, dtype))
+        else:
+            cast_inputs(child, dtype)
 
 
 def _lower(module: nn.Module, dtype: torch.dtype, way: NormWay) -> None:
@@ -239,7 +304,7 @@ def _lower(module: nn.Module, dtype: torch.dtype, way: NormWay) -> None:
         if way != "plain" and is_worth_it(child):
             setattr(module, name, PhaseConvolution(child).to(dtype))  # type: ignore[arg-type]
             continue
-        if isinstance(child, _LEARNT):
+        if isinstance(child, LEARNT):
             child.to(dtype)
         _lower(child, dtype, way)
 

@@ -128,10 +128,13 @@ class DiSK(nn.Module):
     def decode(self, layers: Sequence[Tensor], queries: Tensor) -> Tensor:
         """Logits ``(batch, n_classes, n)`` at coordinates ``(batch, n, yxt)`` of image and time, in ``[0, 1)``."""
         if torch.is_grad_enabled():
-            return self._decode(layers, queries)
-        return torch.cat([self._decode(layers, part) for part in torch.split(queries, self.query_chunk, dim=1)], dim=2)
+            return self.decode_part(layers, queries)
+        return torch.cat(
+            [self.decode_part(layers, part) for part in torch.split(queries, self.query_chunk, dim=1)], dim=2
+        )
 
-    def _decode(self, layers: Sequence[Tensor], queries: Tensor) -> Tensor:
+    def decode_part(self, layers: Sequence[Tensor], queries: Tensor) -> Tensor:
+        """`decode` of few queries, all at once."""
         x = _padded(sine_features(queries, self.n_frequencies), self.width)
         for block, latents in zip(self.decoder, layers, strict=True):
             x = x + block(x, latents)

@@ -180,17 +180,18 @@ class GateUNet(nn.Module):
         n_in = n_features * (3 if bridge == "both" else 1)
         self.img_unet = UNet3d(n_in, n_classes, image_channels, (HALVE,) * (len(image_channels) - 1))
 
-    def bridge(self, features: Tensor, kspace: Tensor) -> Tensor:
-        """What the image stage sees of complex features in k-space."""
-        image = to_image(features)
-        if self.denoiser is not None:
-            better = self.denoiser(image[:, -1:], kspace, sampled(kspace))
-            image = torch.cat((image[:, :-1], better), dim=1)
-        if self.bridge_form == "magnitude":
-            return image.abs()
-        return torch.cat((as_channels(image), image.abs()), dim=1)
-
     def forward(self, kspace: Tensor, density: Tensor | None = None) -> Tensor:
-        features = self.gate(kspace, density)
-        logits: Tensor = self.img_unet(self.bridge(features, kspace))
+        features = bridge(self.gate(kspace, density), kspace, self.denoiser, self.bridge_form)
+        logits: Tensor = self.img_unet(features)
         return logits
+
+
+def bridge(features: Tensor, kspace: Tensor, denoiser: nn.Module | None, form: Bridge) -> Tensor:
+    """What the image stage sees of complex features in k-space, of which a denoiser may better the last."""
+    image = to_image(features)
+    if denoiser is not None:
+        better = denoiser(image[:, -1:], kspace, sampled(kspace))
+        image = torch.cat((image[:, :-1], better), dim=1)
+    if form == "magnitude":
+        return image.abs()
+    return torch.cat((as_channels(image), image.abs()), dim=1)

@@ -37,17 +37,22 @@ class ReconstructUNet(nn.Module):
         self.net = UNet3d(1, n_classes, channels, (HALVE,) * (len(channels) - 1))
 
     def reconstruct(self, kspace: Tensor) -> Tensor:
-        """Complex image ``(batch, 1, z, y, x)`` of k-space ``(batch, 2, z, y, x)``.
-
-        It works in units of the RMS of the zero-filled image, which noise and missing lines change.
-        """
-        scale = kspace.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt().clamp_min(1e-12)
-        mask, measured = sampled(kspace), kspace / scale
-        image = to_image(as_complex(measured))
-        for block in self.blocks:
-            image = block(image, measured, mask)
-        return torch.mul(image, scale)
+        """Complex image ``(batch, 1, z, y, x)`` of k-space ``(batch, 2, z, y, x)``."""
+        return unroll(kspace, self.blocks)
 
     def forward(self, kspace: Tensor) -> Tensor:
         logits: Tensor = self.net(self.reconstruct(kspace).abs())
         return logits
+
+
+def unroll(kspace: Tensor, blocks: nn.ModuleList) -> Tensor:
+    """Complex image ``(batch, 1, z, y, x)`` of k-space ``(batch, 2, z, y, x)``, block after block.
+
+    It works in units of the RMS of the zero-filled image, which noise and missing lines change.
+    """
+    scale = kspace.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt().clamp_min(1e-12)
+    mask, measured = sampled(kspace), kspace / scale
+    image = to_image(as_complex(measured))
+    for block in blocks:
+        image = block(image, measured, mask)
+    return torch.mul(image, scale)

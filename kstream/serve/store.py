@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -16,10 +15,8 @@ from ..stream.crew import Crew
 from ..stream.runners import ThreadCrew
 
 if TYPE_CHECKING:
-    from ..engines.array_engine import TorchArrayEngine
+    from ..engines.array_engine import ServedArrayEngine
     from ..engines.engine import ServedEngine
-
-log = logging.getLogger("kstream.serve")
 
 
 class SegmentSource(Protocol):
@@ -77,7 +74,7 @@ class ModelStore:
         self._device, self._engine, self._precision = device, engine, precision
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[LocalSegmenter, ServedEngine]] = {}
-        self._arrays: dict[str, TorchArrayEngine] = {}
+        self._arrays: dict[str, ServedArrayEngine] = {}
 
     def segment_stage(self, config: SegmentConfig) -> Segment | None:
         """See `SegmentSource`."""
@@ -106,7 +103,7 @@ class ModelStore:
 
         return CineModel.of(Bundle.load(config.model).info, self.array_engine(config.model))
 
-    def array_engine(self, model: str) -> TorchArrayEngine:
+    def array_engine(self, model: str) -> ServedArrayEngine:
         """The model in the bundle of a name or folder, with any inputs and outputs, proven like the others.
 
         Raises
@@ -118,9 +115,8 @@ class ModelStore:
 
         with self._lock:
             if model not in self._arrays:
-                self._arrays[model] = load_array_engine(Bundle.load(model), self._device)
-                if self._engine not in ("auto", "torch") or self._precision not in ("auto", "fp32"):
-                    log.warning("%s runs with torch in fp32: --engine and --precision are not for cine models", model)
+                bundle = Bundle.load(model)
+                self._arrays[model] = load_array_engine(bundle, self._device, self._precision, self._engine)
             return self._arrays[model]
 
     def takes_arrays(self, model: str) -> bool:

@@ -40,10 +40,13 @@ def test_on_a_cpu_one_patch_at_once_is_the_default(tmp_path: Path) -> None:
 def test_the_default_engine_is_timed_again_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "cache"))
     model = str(toy(tmp_path / "toy").folder)
-    done = CliRunner().invoke(app, ["compile", model, "--engine", "torch", "--precision", "fp32", "--json"])
+    options = ["--engine", "torch", "--precision", "fp32", "--shape", "5x14x8", "--json"]
+    done = CliRunner().invoke(app, ["compile", model, *options])
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["engine"], said["precision"], said["gate"], said["checked"]) == ("torch", "fp32", "passed", 8)
+    (notes,) = (tmp_path / "cache" / "calibrations").iterdir()
+    assert "gate fp32 at 5x14x8" in json.loads(notes.read_text())
 
 
 @pytest.mark.parametrize(

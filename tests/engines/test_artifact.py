@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 import threading
@@ -95,7 +96,7 @@ def test_an_engine_in_the_cache_is_found_by_its_name(
     folder, manifest = build.compile_engine(bundle, plan)
     assert folder.parent.parent == tmp_path / "cache" / "engines"
     assert load_engine(bundle, engine="onnxruntime").describe()["engine_sha256"] == manifest.digest
-    assert not list(folder.parent.glob(".building-*"))
+    assert not list(folder.parent.glob(f"{build.BUILDING}*"))
 
 
 def test_of_several_engines_in_the_cache_each_runs_its_shape_and_a_damaged_one_is_passed_over(
@@ -287,6 +288,51 @@ def test_whoever_puts_an_engine_in_its_place_waits_for_the_other(copy: Path, tmp
     thread.join(20)
     assert not new.exists()
     assert copy.exists()
+
+
+def test_what_a_killed_build_left_is_never_opened_and_the_next_build_removes_it(
+    bundle: Bundle, compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two renames: the old engine and the new one are both in the folder of the build."""
+    monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "cache"))
+    home = artifact.folder_of(bundle)
+    left, held = home / f"{build.BUILDING}left", home / f"{build.BUILDING}held"
+    for folder in (left / "old", left / "onnxruntime-fp32-0123456789ab", held):
+        shutil.copytree(compiled, folder)
+    with pytest.raises(ModelError, match="no engine onnxruntime was compiled"):
+        load_engine(bundle, engine="onnxruntime")
+    with machine.locked(held), build._workshop(home) as made:  # the one that is held belongs to a build that goes on
+        assert set(home.iterdir()) == {held, made}
+    with build._workshop(home) as made:
+        assert set(home.iterdir()) == {made}
+    assert not list(home.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_place_and_a_way_on(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "file"))
+    plan = build.plan_for(bundle, "onnxruntime", "fp32", "cpu", (), (1,), "gemm")
+    with pytest.raises(ModelError, match="the compiled engine cannot be kept") as caught:
+        build.compile_engine(bundle, plan)
+    assert str(tmp_path / "file") in caught.value.where
+    assert "KSTREAM_CACHE" in caught.value.hint
+
+
+def test_a_disk_that_runs_full_in_the_middle_leaves_the_engine_that_was_there(
+    bundle: Bundle, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = Manifest.read(copy)
+    monkeypatch.setattr(build, "save_file", full)
+    plan = build.plan_for(bundle, "onnxruntime", "fp32", "cpu", (), (1,), "gemm")
+    with pytest.raises(ModelError, match=r"cannot be kept: .*No space left on device"):
+        build.compile_engine(bundle, plan, copy)
+    assert Manifest.read(copy) == before
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs kstream[openvino]")

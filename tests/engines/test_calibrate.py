@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from kstream.engines import calibrate, load_engine, machine
+from kstream.engines.gate import Reference, relative_rms
+from kstream.engines.torch_engine import TorchEngine
 from kstream.errors import ModelError
 from kstream.models.bundle import Bundle
 from tests.engines.toys import toy
@@ -111,13 +113,18 @@ def test_notes_that_cannot_be_read_are_made_again(
     assert json.loads(notes.read_text())["gate fp32"]["findings"]
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+def test_a_cache_that_cannot_be_written_is_no_error_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "file"))
     choose(monkeypatch, 1.0, 0.9)
-    assert load_engine(bundle).precision == "fp32"
+    engine = load_engine(bundle)
+    assert engine.precision == "fp32"
+    engine.run(np.zeros((1, 2, 3, 8, 6), np.float32))
+    load_engine(bundle)
+    (told,) = [record for record in caplog.records if "calibrations are not kept" in record.message]
+    assert str(tmp_path / "file") in told.message
 
 
 def test_another_example_or_machine_is_calibrated_anew(
@@ -142,6 +149,70 @@ def test_the_machine_says_its_instruction_sets() -> None:
     assert said == machine.capability("cpu")
     assert len(said.split()) >= 2
     assert machine.has_fast_bf16("cpu") == bool({"avx512_bf16", "amx_bf16", "bf16"} & set(said.split()))
+
+
+FRAME = (1, 2, 5, 20, 14)
+"""A patch of a size that is not the example's."""
+
+
+def test_a_size_of_patch_is_held_to_the_gate_before_it_is_served_and_once_for_a_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    engine = load_engine(bundle, precision="fp32")
+    batch = np.random.default_rng(0).standard_normal(FRAME, np.float32)
+    engine.run(batch)
+    assert engine.describe()["gate"].startswith("5x20x14 against float64: relative rms")
+    (notes,) = cache.iterdir()
+    noted = json.loads(notes.read_text())["gate fp32 at 5x20x14"]
+    assert noted["findings"][0]["shape"] == [5, 20, 14]
+    assert noted["seconds"] < 60
+    monkeypatch.setattr(calibrate, "examine_one", None)
+    engine.run(batch)
+    again = load_engine(bundle, precision="fp32")
+    again.run(batch)
+    assert again.describe()["gate"] == engine.describe()["gate"]
+
+
+class WrongBeyond(TorchEngine):
+    """Right for the example, wrong for larger planes, as a library may be."""
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        logits = super().run(batch)
+        return logits if batch.shape[-2] <= 12 or self.precision == "fp32" else logits * np.float32(1.1)
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_a_size_that_does_not_pass_runs_in_float32_or_not_at_all(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str
+) -> None:
+    bundle = toy(tmp_path / "toy", "breast-magnitude", {"channels": [4, 6]}, bias=-0.3)
+    monkeypatch.setattr(calibrate, "TorchEngine", WrongBeyond)
+    choose(monkeypatch, 1.0, 0.5)
+    engine = load_engine(bundle, precision=precision)
+    assert engine.precision == "bf16"
+    batch = np.random.default_rng(0).standard_normal(FRAME, np.float32)
+    if precision == "bf16":
+        for _ in range(2):
+            with pytest.raises(ModelError, match=r"relative error 0\.\d+ with 1 patches of 5x20x14") as caught:
+                engine.run(batch)
+            assert caught.value.code == "gate"
+        return
+    np.testing.assert_allclose(engine.run(batch), TorchEngine(bundle.build(), {}).run(batch), atol=1e-5)
+    told = engine.describe()
+    assert told["precision"] == "fp32"
+    assert told["fallback"] == "torch-cpu (bf16) does not pass the gate at 5x20x14"
+    engine.run(bundle.example()[0])
+    assert engine.describe()["precision"] == "bf16"
+    assert "fallback" not in engine.describe()
+
+
+def test_the_reference_of_a_size_stays_within_its_seconds(bundle: Bundle) -> None:
+    reference = Reference(bundle)
+    patch, exact, against = reference.one((5, 20, 14))
+    assert (patch.shape, against) == (FRAME, "float64")
+    _, single, said = reference.one((5, 20, 14), within_s=0.0)
+    assert said == "float32"
+    assert 0 < relative_rms(single, exact) < 1e-5
 
 
 def test_networks_of_several_inputs_are_refused() -> None:

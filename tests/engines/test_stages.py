@@ -57,6 +57,28 @@ def test_what_was_learnt_is_in_the_stages_that_an_engine_compiles(name: str, arg
     assert all(key.startswith("head.") for key in left)  # two numbers per class behind the transform
 
 
+FRONTS: list[tuple[str, Mapping[str, Any]]] = [
+    ("breast-gate", {"image_channels": (4, 6)}),
+    ("breast-gate", {"image_channels": (4, 6), "bridge": "magnitude", "consistency_width": 4}),
+    ("breast-reconstruct", {"channels": (4, 6), "width": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), FRONTS)
+def test_what_weighs_kspace_stays_in_float32_before_a_lowered_image_stage(
+    name: str, arguments: Mapping[str, Any]
+) -> None:
+    network, kspace = network_of(name, arguments), random_input(2, 2, 4, 12, 10)
+    kspace[..., ::3, :] = 0  # lines that were not measured
+    with torch.inference_mode():
+        expected = network(kspace)
+        assert error(split(network)(kspace), expected) < 1e-5
+        low = lower(split(network), "bf16")
+        assert 1e-4 < error(low(kspace), expected) < 2e-2
+    assert {p.dtype for p in low.get_submodule("transform").parameters()} == {torch.float32}
+    assert torch.bfloat16 in {p.dtype for p in low.get_submodule("image").parameters()}
+
+
 def test_a_network_of_another_family_is_one_stage() -> None:
     network = nn.Conv2d(2, 3, 1)
     assert [name for name, _ in split(network).named_children()] == ["network"]

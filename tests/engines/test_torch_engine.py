@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from kstream.engines import load_engine
+from kstream.engines import load_engine, machine
+from kstream.engines.calibrate import make_torch
 from kstream.engines.engine import MAX_BATCH
 from kstream.engines.memory import keep_large_blocks
 from kstream.engines.torch_engine import TorchEngine
@@ -47,6 +48,25 @@ def test_bf16_is_close_to_fp32_and_not_the_same(bundle: Bundle) -> None:
     rounded = TorchEngine(bundle.build(), {}, precision="bf16").run(batch())
     error = np.sqrt(np.mean((rounded - exact) ** 2) / np.mean(exact**2))
     assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize("name", ["brain-seranet-2", "brain-segnetmri", "heart-syn-net"])
+def test_networks_with_transforms_inside_run_in_bf16_too(name: str, tmp_path: Path) -> None:
+    arguments = {"channels": (6, 8)}
+    bundle = toy(tmp_path / "toy", name, arguments, (3, 12, 10))
+    exact, rounded = (make_torch(bundle, "cpu", precision).run(bundle.example()[0]) for precision in ("fp32", "bf16"))
+    error = np.sqrt(np.mean((rounded - exact) ** 2) / np.mean(exact**2))
+    assert 1e-4 < error < 2e-2
+
+
+def test_a_network_with_a_layer_of_float32_only_stays_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's recurrent layers take no other type than that of their weights."""
+    monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device: True)
+    arguments = {"channels": (4, 6), "n_latent": 6, "shape": (12, 10)}
+    assert load_engine(toy(tmp_path / "toy", "heart-li-net", arguments, (3, 12, 10))).precision == "fp32"
 
 
 def test_a_batch_beyond_the_largest_is_cut_and_joined(bundle: Bundle) -> None:

@@ -119,7 +119,7 @@ def test_any_number_of_samples_is_taken_and_each_one_matters(disk: DiSK) -> None
 def test_the_result_does_not_depend_on_the_chunk_size(disk: DiSK, chunk: int) -> None:
     arguments = points(19)
     with torch.no_grad():
-        expected = disk._decode(disk.encode(*arguments[:2]), arguments[2])
+        expected = disk.decode_part(disk.encode(*arguments[:2]), arguments[2])
         disk.query_chunk = chunk
         torch.testing.assert_close(disk(*arguments), expected, atol=1e-5, rtol=1e-5)
 

@@ -23,13 +23,15 @@ from kstream.output.phenotypes import DISEASES, PHENOTYPES, phenotypes
 from kstream.recon.fourier import to_kspace
 from kstream.segment.cine import CineModel, CinePlan
 from kstream.segment.lines import LineAnalysis, analyse_lines, line_values
-from kstream.segment.points import label_frames, real_values, sample_coordinates
+from kstream.segment.points import frame_queries, label_frames, real_values, sample_coordinates
+from kstream.segment.scaling import scaled_samples
 from kstream.serve.replay import ReplayResult, replay
 from kstream.serve.server import MrdServer
 from kstream.serve.settings import ServerSettings
 from kstream.serve.workers import ModelWorkers, WorkerSettings
 from kstream.simulate.heart.dataset import cine_subject
 from kstream.simulate.heart.exam import CineExam, save_cine_exam, simulate_cine_exam
+from kstream.training.heart.slices import slice_points
 from kstream.types import AcquisitionFlag
 from tests.hearts import SMALL, disk_bundle, kmtr_bundle
 
@@ -120,6 +122,32 @@ def test_socket_gives_the_labels_of_the_training_path(
     for (number, frame), labels in got.items():
         np.testing.assert_array_equal(labels, expected[number, frame])
     assert len(got) == len(exam.views) * exam.protocol.n_frames
+
+
+def test_raw_values_have_one_scale_in_training_and_in_a_stream(exam: CineExam, tmp_path: Path) -> None:
+    """Without companding: the tokens of a training batch, and their labels, are those that come out of the socket."""
+    made = disk_bundle(tmp_path / "disk-test", compand=0.0)
+    model = CineModel.of(made.info, load_array_engine(made))
+    acquired = [a for a in exam.acquisitions if not a.has(AcquisitionFlag.IS_NOISE_MEASUREMENT)]
+    louder = replace(exam, acquisitions=[replace(a, data=np.float32(512) * a.data) for a in acquired])
+    kspace = to_kspace(cine_subject(exam.protocol, exam.seed).images)
+    n, n_frames = exam.protocol.matrix, exam.protocol.n_frames
+    lines = np.zeros((len(exam.views), n_frames, n), np.bool_)
+    for a in acquired:
+        lines[a.counter("slice"), a.counter("phase"), a.counter("kspace_encode_step_1")] = True
+    serving_it = serving(made)
+    got = volume(send(louder, next(serving_it), tmp_path), LABELS)
+    for number in range(len(exam.views)):
+        coordinates, values = slice_points(kspace[number], lines[number])
+        batch = (
+            coordinates[None],
+            scaled_samples(values)[None],
+            frame_queries(np.arange(n_frames), n_frames, (n, n))[None],
+        )
+        labels = model.engine.run_arrays(batch)[0][0].argmax(axis=0).reshape(n_frames, n, n)
+        for frame in range(n_frames):
+            assert (got[number, frame] == labels[frame]).mean() > 0.999  # sums in another order
+    serving_it.close()
 
 
 def test_findings_come_back_as_json_and_as_image_meta(
@@ -232,7 +260,7 @@ def test_kmtr_refuses_spokes(kmtr_port: int, tmp_path: Path) -> None:
 
 def test_a_worker_process_gives_what_this_process_gives(bundle: Bundle) -> None:
     inputs, outputs = bundle.tensors()
-    workers = ModelWorkers(WorkerSettings(n_processes=1, n_threads=1))
+    workers = ModelWorkers(WorkerSettings(n_processes=1, n_threads=1, precision="fp32"))
     workers.start()
     try:
         config = resolve("cine-disk", settings=(f"cine.model={bundle.folder}",)).config.cine
@@ -248,9 +276,13 @@ def test_a_worker_process_gives_what_this_process_gives(bundle: Bundle) -> None:
         workers.stop()
 
 
-def test_a_worker_that_is_started_by_hand_loads_a_cine_model(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_worker_that_is_started_by_hand_runs_a_cine_model_on_the_engine_that_it_was_told(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """OpenVINO does not hold such networks, and says why; torch takes over, as it was told to."""
     address, model = f"ipc://{tmp_path}/w", str(bundle.folder)
-    command = [sys.executable, "-m", "kstream", "worker", "--address", address, "--model", model, "--precision", "bf16"]
+    command = [sys.executable, "-m", "kstream", "worker", "--address", address, "--model", model]
+    command += ["--engine", "openvino,torch", "--precision", "fp32"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     workers = ModelWorkers(WorkerSettings(addresses=(address,)))
     try:
@@ -258,11 +290,12 @@ def test_a_worker_that_is_started_by_hand_loads_a_cine_model(bundle: Bundle, tmp
         said = ""
         while "is ready" not in said and (line := process.stderr.readline()):
             said += line
-        assert "--engine and --precision are not for cine models" in said
         workers.start()
         inputs, outputs = bundle.tensors()
-        (logits,), _ = workers.evaluate(model, inputs, bundle.info.sha256)
+        (logits,), told = workers.evaluate(model, inputs, bundle.info.sha256)
         np.testing.assert_allclose(logits, outputs[0], atol=1e-5)
+        assert (told["engine"], told["precision"], told["sha256"]) == ("torch-cpu", "fp32", bundle.info.sha256)
+        assert "engine openvino does not run disk-test, whose inputs vary in number" in told["fallback"]
     finally:
         workers.stop()
         process.kill()
