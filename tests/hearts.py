@@ -33,10 +33,11 @@ KMTR = {
 }
 
 
-def kmtr_bundle(folder: Path) -> Bundle:
+def kmtr_bundle(folder: Path, compand: float = 0.5) -> Bundle:
     """An untrained k-MTR of three heads as a bundle."""
     torch.manual_seed(7)
-    network = build("kmtr", KMTR).eval()
+    arguments = {**KMTR, "compand": compand}
+    network = build("kmtr", arguments).eval()
     network.get_buffer("phenotype_mean").copy_(torch.arange(18.0) + 50)
     rng = np.random.default_rng(8)
     places = np.stack([rng.integers(0, n, 9) for n in (3, 5, 24)], axis=-1)[None].astype(np.float32)
@@ -48,7 +49,7 @@ def kmtr_bundle(folder: Path) -> Bundle:
         name="kmtr-test",
         description="untrained",
         architecture="kmtr",
-        arguments=KMTR,
+        arguments=arguments,
         labels=HEART_LABELS,
         patch_depth=1,
         patch_stride=1,
@@ -59,10 +60,11 @@ def kmtr_bundle(folder: Path) -> Bundle:
     return save_array_bundle(folder, info, state, {**example, **outputs}, "# untrained\n")
 
 
-def disk_bundle(folder: Path) -> Bundle:
+def disk_bundle(folder: Path, compand: float = 0.5) -> Bundle:
     """An untrained DiSK as a bundle."""
     torch.manual_seed(5)
-    network = build("disk", DISK).eval()
+    arguments = {**DISK, "compand": compand}
+    network = build("disk", arguments).eval()
     rng = np.random.default_rng(6)
     example = {
         "coordinates": rng.random((1, 11, 3), np.float32),
@@ -75,7 +77,7 @@ def disk_bundle(folder: Path) -> Bundle:
         name="disk-test",
         description="untrained",
         architecture="disk",
-        arguments=DISK,
+        arguments=arguments,
         labels=HEART_LABELS,
         patch_depth=1,
         patch_stride=1,

@@ -1,9 +1,9 @@
-"""What `kstream train`, `kstream evaluate` and the export of a run do; the same for the experiments of every task."""
+"""What `kstream train`, `evaluate`, `study` and the export of a run do; the same for the experiments of every task."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .breast.study import Study
+    from .fit import Report, Stage
     from .recipes import Recipe
+    from .study import Run
 
 ExperimentFile = Annotated[Path, typer.Argument(help="experiment (TOML)", metavar="EXPERIMENT")]
 CacheFolder = Annotated[Path, typer.Option("--cache", help="exams that went through the pipeline")]
@@ -43,7 +44,7 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
-def run_folder(recipe: Recipe, run: Path | None) -> Path:
+def run_folder(recipe: Recipe[Any], run: Path | None) -> Path:
     """Where a run is if nothing else is said."""
     return run or Path("runs") / recipe.name
 
@@ -56,18 +57,20 @@ def cache(file: ExperimentFile, folder: CacheFolder = DEFAULT_CACHE, workers: Wo
 
 
 def read(
-    dataset: Annotated[str, typer.Argument(help="fastmri-breast, fastmri-breast-batch, -synthetic, or mama-mia")],
+    dataset: Annotated[
+        str, typer.Argument(help="fastmri-breast, fastmri-breast-batch, -synthetic, mama-mia, uk-biobank-cine, acdc")
+    ],
     folder: Annotated[Path, typer.Argument(help="where the data set is, as it is published")],
     cache: Annotated[Path, typer.Option(help="folder for the exams")] = DEFAULT_CACHE,
     masks: Annotated[Path | None, typer.Option(help="folder of NAME_mask.nii (fastMRI)")] = None,
 ) -> None:
-    """Read a public data set into the cache, for experiments with [folds]."""
+    """Read a public data set into the cache, for experiments with [folds], or with data.source (heart)."""
     from .readers.convert import convert
 
     _show(convert(dataset, folder, cache, masks), _console())
 
 
-def _prepare(recipe: Recipe, folder: Path, workers: int, console: Console) -> None:
+def _prepare(recipe: Recipe[Any], folder: Path, workers: int, console: Console) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for each of the worker processes
     _show(recipe.prepare(folder, workers), console)
 
@@ -104,6 +107,8 @@ def train(
 
     recipe, console = load_recipe(file), _console()
     target = run_folder(recipe, run)
+    if recipe.weights(target).is_file():
+        recipe.check_weights(target)
     keep_large_blocks()
     with joined(device) as world:
         if world.is_first:
@@ -112,7 +117,7 @@ def train(
         stages = recipe.stages(folder)
         reports = Reports([tensorboard_report(target)] if tensorboard and world.is_first else [])
         with _progress(console) as progress:
-            reports.add(_on_bar(progress, {stage.name: stage.schedule.steps for stage in stages}))
+            reports.add(_on_bar(progress, _totals(stages)))
             result = fit_stages(stages, target, reports, device, world)
         if world.is_first:
             console.print(f"best score {result.best_score:.3f} at step {result.best_step}: {result.weights}")
@@ -153,8 +158,10 @@ def evaluate(
 
     keep_large_blocks()
     recipe, console = load_recipe(file), _console()
+    target, cohorts = run_folder(recipe, run), recipe.test_cohorts(cohort or ())
+    recipe.check_weights(target)
     _prepare(recipe, folder, workers, console)
-    print(recipe.evaluate(folder, run_folder(recipe, run), cohort or ()))
+    print(recipe.evaluate(folder, target, cohorts))
 
 
 STAGES = ("data", "train", "evaluate", "report")
@@ -170,13 +177,13 @@ def study(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     workers: Workers = 2,
 ) -> None:
-    """Compare networks: make exams, train every arm with every seed, score them, write tables and figures.
+    """Compare networks: make data, train every arm with every seed, score them, write tables and figures.
 
     Each stage goes on where it was stopped, arm by arm; what is done is kept. So a study can run over many sittings.
     """
     from ..engines.memory import keep_large_blocks
     from ..errors import ConfigError
-    from .breast import study as studies
+    from . import study as studies
     from .distributed import joined
     from .experiment import read_experiment
 
@@ -192,23 +199,24 @@ def study(
     keep_large_blocks()
     with joined(device) as world:
         if world.is_first and {"data", "train"} & set(wanted):
-            _prepare_study(plan, folder, workers, console)
+            _prepare(plan.first, folder, workers, console)
         world.wait()
         if "train" in wanted:
             with _progress(console) as progress:
-                studies.train(
-                    plan, folder, runs, lambda run: _on_bar(progress, _totals(run), run.folder.name), device, world
-                )
+
+                def bar(run: Run, stages: Sequence[Stage]) -> Report:
+                    return _on_bar(progress, _totals(stages), run.folder.name)
+
+                studies.train(folder, runs, bar, device, world)
         if "evaluate" in wanted and world.is_first:
             with _progress(console) as progress:
-                bars = {run.folder: progress.add_task(run.folder.name, total=len(plan.scenarios)) for run in runs}
+                n_scenarios = len(plan.evaluation.scenarios)
+                bars = {run.folder: progress.add_task(run.folder.name, total=n_scenarios) for run in runs}
                 studies.evaluate(
                     plan, folder, runs, lambda run, n: progress.update(bars[run.folder], completed=n), device
                 )
         if "report" in wanted and world.is_first:
-            from .breast.study_report import write_report
-
-            console.print(f"{write_report(plan, folder)}")
+            console.print(f"{plan.recipe_class.write_report(plan, folder)}")
 
 
 def _device(name: str) -> str:
@@ -217,18 +225,9 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def _totals(run: Any) -> dict[str, int]:
-    """Steps of the stages of a study's run."""
-    experiment = run.experiment
-    first = {"reconstruct": experiment.reconstruction.steps} if experiment.reconstruction else {}
-    return {**first, "": experiment.schedule.steps}
-
-
-def _prepare_study(plan: Study, folder: Path, workers: int, console: Console) -> None:
-    from .breast.study import prepare
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _show(prepare(plan, folder, workers), console)
+def _totals(stages: Sequence[Stage]) -> dict[str, int]:
+    """Steps by name of the stage."""
+    return {stage.name: stage.schedule.steps for stage in stages}
 
 
 def export(

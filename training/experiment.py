@@ -127,6 +127,18 @@ class ReconstructionConfig(Section):
     learning_rate: float = Field(default=1e-3, gt=0)
 
 
+class DistillConfig(Section):
+    """A trained network whose answer to the whole scan guides this one, which sees fewer lines or more noise.
+
+    Paths are relative to the folder in which the command runs; ``{seed}`` in them is the experiment's seed.
+    """
+
+    experiment: str = Field(description="experiment file of the teacher")
+    weights: str = Field(description="its best weights, RUN/best.safetensors")
+    weight: float = Field(default=1.0, gt=0, description="of the distillation loss, beside focal and Dice")
+    temperature: float = Field(default=2.0, gt=0, description="logits of both are divided by it")
+
+
 class LabelConfig(Section):
     """Classes of the output, background first."""
 
@@ -153,6 +165,7 @@ class Experiment(Section):
     schedule: ScheduleConfig
     labels: LabelConfig = LabelConfig()
     reconstruction: ReconstructionConfig | None = None
+    distill: DistillConfig | None = None
 
     @property
     def test_cohorts(self) -> tuple[str, ...]:
@@ -225,24 +238,40 @@ def check_cohorts(experiment: Experiment, path: Path) -> None:
     if experiment.folds:
         if experiment.cohorts:
             raise ConfigError("cohorts and folds exclude each other", where=str(path))
+        if experiment.data.variants:
+            raise ConfigError(
+                "exams from files have no variants",
+                where=str(path),
+                likely="data.variants beside [folds]; the simulator makes them",
+            )
         return
+    check_seeds(experiment.cohorts, path, "exams")
+
+
+def check_seeds(cohorts: Mapping[str, CohortConfig], path: Path, subjects: str) -> None:
+    """Refuse a missing cohort, and a seed in two of them; `subjects` is what a seed makes.
+
+    Raises
+    ------
+    ConfigError : for the first of them.
+    """
     for needed in ("train", "validation"):
-        if needed not in experiment.cohorts:
+        if needed not in cohorts:
             raise ConfigError(f"cohorts.{needed} is missing", where=str(path))
     owner: dict[int, str] = {}
-    for name, cohort in experiment.cohorts.items():
+    for name, cohort in cohorts.items():
         for seed in cohort.seeds:
             if owner.setdefault(seed, name) != name:
                 raise ConfigError(
                     f"seed {seed} is in cohorts {owner[seed]} and {name}",
                     where=str(path),
-                    likely="test exams would have been seen in training or selection",
+                    likely=f"test {subjects} would have been seen in training or selection",
                 )
 
 
-def write_experiment(experiment: Experiment, path: Path) -> None:
-    """An experiment as a file that `load_experiment` reads; what has its default is left out."""
-    content = experiment.model_dump(mode="json", exclude_defaults=True)
+def write_experiment(experiment: Any, path: Path) -> None:
+    """An experiment of any task as a file that `recipes.load_recipe` reads; what has its default is left out."""
+    content = {"task": experiment.task, **experiment.model_dump(mode="json", exclude_defaults=True)}
     path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in content.items()), encoding="utf-8")
 
 

@@ -76,6 +76,10 @@ def split_patients(
         raise ConfigError(f"fold {fold} of {n_folds} does not exist, or leaves nothing to train on")
     patients = sorted(has_lesion)
     labels = np.array([has_lesion[patient] for patient in patients], np.int64)
+    if not labels.any():
+        raise ConfigError(
+            f"none of {len(patients)} patients has a lesion", likely="the data set was read without its masks"
+        )
     folds = shuffled_folds(len(patients), n_folds, seed) if labels.all() else stratified_folds(labels, n_folds, seed)
     test = folds == fold - 1
     validation = test if published else folds == fold % n_folds

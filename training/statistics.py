@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import scipy.stats
@@ -19,6 +19,7 @@ from ..errors import ScanError
 
 Values = NDArray[np.float64]
 ZeroMethod = Literal["wilcox", "pratt"]
+Key = TypeVar("Key")
 
 N_RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -158,14 +159,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def holm_family(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+def holm_family(comparisons: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
     """One family of comparisons with `p_holm` filled in."""
     adjusted = holm([comparison.p for comparison in comparisons.values()])
     pairs = zip(comparisons.items(), adjusted, strict=True)
     return {name: Comparison(**{**vars(comparison), "p_holm": p}) for (name, comparison), p in pairs}
 
 
-def holm_failures(comparisons: Mapping[str, FailureComparison]) -> dict[str, FailureComparison]:
+def holm_failures(comparisons: Mapping[Key, FailureComparison]) -> dict[Key, FailureComparison]:
     """One family of failure comparisons with `p_holm` filled in."""
     adjusted = holm([comparison.p for comparison in comparisons.values()])
     pairs = zip(comparisons.items(), adjusted, strict=True)

@@ -56,7 +56,7 @@ class CineModel:
 
         Raises
         ------
-        ConfigError : the bundle holds a network of another kind, without labels, or one that knows no scale.
+        ConfigError : the bundle holds a network of another kind, or one without labels.
         """
         if info.architecture not in CINE_KINDS:
             raise ConfigError(
@@ -66,7 +66,6 @@ class CineModel:
             )
         kind = CINE_KINDS[info.architecture]
         arguments = {**architecture(info.architecture).arguments, **info.arguments}
-        check_scale(info.name, arguments)
         outputs = tuple(spec.name for spec in info.outputs)
         if kind == "lines" and "segmentation" not in outputs:
             raise ConfigError(
@@ -78,22 +77,6 @@ class CineModel:
 
     def provenance(self) -> dict[str, str]:
         return {**self.engine.describe(), "input": "k-space samples, no image was reconstructed"}
-
-
-def check_scale(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse a network that takes k-space values as they are: a scanner's have another scale than those of training.
-
-    Raises
-    ------
-    ConfigError : `compand` is 0.
-    """
-    if not arguments.get("compand"):
-        raise ConfigError(
-            f"the model {name} takes raw k-space values (compand = 0), and a scanner's scale is not that of training",
-            where="compand",
-            likely="its labels would depend on the receiver's gain",
-            hint="train with network.arguments.compand = 0.33, which divides by the largest value",
-        )
 
 
 class KeptSamples:

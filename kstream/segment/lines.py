@@ -13,6 +13,7 @@ from ..errors import ConfigError, ModelError, ScanError, ShapeError
 from ..output.phenotypes import PHENOTYPES
 from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
 from .cine import CineModel, CinePlan, Heart, KeptSamples, disease_probabilities, findings, with_findings
+from .scaling import scaled_samples
 
 
 def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int]) -> Float:
@@ -78,13 +79,14 @@ class LineAnalysis:
 
 
 def analyse_lines(model: CineModel, places: Float, values: Float, plan: CinePlan) -> LineAnalysis:
-    """Run the network on lines ``(n, 3)`` and ``(n, 2 nx)`` of one subject.
+    """Run the network on lines ``(n, 3)`` and ``(n, 2 nx)`` of one subject; the scale of the values does not matter.
 
     Raises
     ------
     ModelError : the network fails, or was made for a scan of another size.
     """
-    outputs = dict(zip(model.outputs, model.engine.run_arrays((values[None], places[None])), strict=True))
+    given = scaled_samples(values)[None], places[None]
+    outputs = dict(zip(model.outputs, model.engine.run_arrays(given), strict=True))
     expected = (1, plan.n_slices, len(model.labels.names), plan.n_frames, *plan.plane)
     logits = outputs.get("segmentation")
     if logits is None or logits.shape != expected:

@@ -12,6 +12,7 @@ from ..config import CineConfig
 from ..errors import ModelError, ShapeError
 from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
 from .cine import CineModel, CinePlan, Heart, KeptSamples, findings, with_findings
+from .scaling import scaled_samples
 
 Labels = NDArray[np.uint8]
 
@@ -64,13 +65,13 @@ def label_frames(
 
     Parameters
     ----------
-    coordinates, values : `sample_coordinates` and `real_values` of all samples.
+    coordinates, values : `sample_coordinates` and `real_values` of all samples; their scale does not matter.
 
     Raises
     ------
     ModelError : the network fails, or gives something else than logits ``(1, classes, queries)``.
     """
-    labels = np.empty((len(frames), *plan.plane), np.uint8)
+    labels, values = np.empty((len(frames), *plan.plane), np.uint8), scaled_samples(values)
     for begin in range(0, labels.size, MAX_QUERIES):
         only = slice(begin, begin + MAX_QUERIES)
         queries = frame_queries(frames, plan.n_frames, plan.plane, only)

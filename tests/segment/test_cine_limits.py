@@ -117,12 +117,10 @@ def test_kmtr_refuses_another_scan_before_kspace_comes(
         AnalyseLines(kmtr, replace(PLAN, **change), config())  # type: ignore[arg-type]
 
 
-def test_a_network_without_labels_or_without_a_scale_is_refused(kmtr_made: Bundle) -> None:
+def test_a_network_without_labels_is_refused(kmtr_made: Bundle) -> None:
     info = kmtr_made.info
     with pytest.raises(ConfigError, match="no segmentation"):
         CineModel.of(replace(info, outputs=info.outputs[1:]), load_array_engine(kmtr_made))
-    with pytest.raises(ConfigError, match="compand = 0"):
-        CineModel.of(replace(info, arguments={**info.arguments, "compand": 0.0}), load_array_engine(kmtr_made))
 
 
 def test_lines_that_are_too_short_or_run_backwards_are_refused() -> None:

@@ -17,8 +17,8 @@ from kstream.simulate.brain.scanner import LABELS
 from kstream.training.brain.experiment import BrainExperiment, load_brain_experiment
 from kstream.training.brain.heads import HeadExam, build_heads, load_heads, simulate_head
 from kstream.training.brain.losses import brain_losses, frozen_parts, steps_of
+from kstream.training.brain.recipe import BrainRecipe
 from kstream.training.brain.task import (
-    BrainRecipe,
     BrainTask,
     SliceSampler,
     measured_head,

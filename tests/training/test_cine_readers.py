@@ -7,11 +7,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from kstream.errors import RecordingError, ShapeError
+from kstream.errors import ConfigError, RecordingError, ScanError, ShapeError
 from kstream.output.phenotypes import LEFT_ATRIUM, LV_CAVITY, LV_MYOCARDIUM, RIGHT_ATRIUM, RV_CAVITY
 from kstream.recon.fourier import to_kspace
+from kstream.training.__main__ import app
+from kstream.training.heart.data import load_cohort
+from kstream.training.heart.experiment import HeartExperiment
+from kstream.training.heart.plan import check_settings, last_task, task_subjects
 from kstream.training.readers.cine import read_acdc, read_uk_biobank, synthetic_kspace_images
+from kstream.training.readers.cine_cache import load_study, save_study
 
 X, Y, SLICES, FRAMES = 11, 13, 4, 5
 
@@ -131,3 +137,55 @@ def test_synthetic_kspace_has_no_conjugate_symmetry(biobank: Path) -> None:
     assert images.shape == (FRAMES, Y, X)
     kspace = to_kspace(images)[0]
     assert np.abs(kspace - kspace[::-1, ::-1].conj()).max() > 1e-2 * np.abs(kspace).max()
+
+
+def experiment(method: str = "disk", **protocol: int) -> HeartExperiment:
+    sizes = {"matrix": 12, "n_frames": 3, "n_short_axis": 2, "n_long_axis": 2, **protocol}
+    return HeartExperiment.model_validate(
+        {
+            "task": "heart", "name": "real", "description": "a test", "method": method,
+            "data": {"source": "uk-biobank-cine", "protocol": sizes, "views": ["sax0"], "queries": 9},
+            "cohorts": {name: {"seeds": "1"} for name in ("train", "validation")},
+            "network": {"arguments": {"width": 32, "n_latents": 3, "n_layers": 1}},
+            "schedule": {"steps": 1},
+        }
+    )  # fmt: skip
+
+
+def test_studies_come_back_from_the_cache(biobank: Path, tmp_path: Path) -> None:
+    study = read_uk_biobank(biobank)
+    save_study(study, tmp_path / "one.h5")
+    back = load_study(tmp_path / "one.h5")
+    assert back.subject == study.subject
+    for ours, theirs in zip(back.views, study.views, strict=True):
+        assert (ours.name, ours.labelled_frames, ours.geometry) == (
+            theirs.name,
+            theirs.labelled_frames,
+            theirs.geometry,
+        )
+        np.testing.assert_array_equal(ours.magnitude, theirs.magnitude)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)  # type: ignore[arg-type]
+    with pytest.raises(RecordingError):
+        load_study(tmp_path / "two.h5")
+
+
+def test_the_command_reads_subjects_that_experiments_can_train_on(biobank: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    ran = CliRunner().invoke(app, ["read", "uk-biobank-cine", str(biobank.parent), "--cache", str(cache)])
+    assert ran.exit_code == 0, ran.output
+    config = experiment()
+    (subject,) = load_cohort(config, "train", cache)
+    assert subject.images.shape == subject.labels.shape == (4, 3, 12, 12)  # 4ch, 2ch and two of four short axes
+    study = read_uk_biobank(biobank)
+    labels = study.views[3].labels  # the second of four, and the middle rows of 13 (11 columns are filled up)
+    assert labels is not None
+    np.testing.assert_array_equal(subject.labels[2][:, :, :11], labels[[0, 1, 3]][:, 0:12])
+    assert (subject.labels[2][:, :, 11] == 0).all()
+    (one,) = task_subjects(config, "train", cache)
+    task = last_task(config, [one], [one])
+    parts = task.loss(task.network, task.batch(0))
+    assert np.isfinite(sum(float(part.detach()) for part in parts.values()))  # type: ignore[union-attr]
+    with pytest.raises(ScanError, match="labelled frames"):
+        load_cohort(experiment(n_frames=6), "train", cache)
+    with pytest.raises(ConfigError, match="no phenotypes"):
+        check_settings(experiment("resnet50"))

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from kstream.engines.torch_engine import TorchEngine
-from kstream.errors import ConfigError, ModelError
+from kstream.errors import ConfigError, ModelError, ScanError, ShapeError
 from kstream.models.bundle import Bundle
 from kstream.training.breast.data import Exam
 from kstream.training.breast.evaluate import evaluate
 from kstream.training.breast.export import export
 from kstream.training.breast.task import BreastTask, PatchSampler, load_best
-from kstream.training.experiment import Experiment, ScheduleConfig
+from kstream.training.experiment import Experiment, FoldConfig, ScheduleConfig
 from kstream.training.fit import Result, fit
 from kstream.training.schedule import learning_rate
 
@@ -74,6 +74,17 @@ def test_cohorts_without_lesions_are_refused_before_training(
         train(new_experiment(), exams, healthy, tmp_path)
 
 
+def test_exams_that_would_end_a_training_later_are_refused_before_it(
+    exams: list[Exam], new_exam: Callable[..., Exam], new_experiment: MakeExperiment
+) -> None:
+    early = replace(exams[1], differences=exams[1].differences[:1], frames=(1,))
+    with pytest.raises(ScanError, match="exam 1 has no frame 2"):
+        BreastTask(new_experiment(), [exams[0], early], [new_exam(7)])
+    smaller = replace(exams[2], differences=exams[2].differences[..., :-2], labels=exams[2].labels[..., :-2])
+    with pytest.raises(ShapeError, match=r"\(14, 16\) and \(14, 18\)"):
+        BreastTask(new_experiment(), [exams[0], smaller], [new_exam(7)])
+
+
 def test_half_of_the_patches_hold_a_lesion(exams: list[Exam], new_experiment: MakeExperiment) -> None:
     sampler = PatchSampler(exams, new_experiment(batch=50))
     labels = sampler.batch(3)["labels"]
@@ -116,6 +127,27 @@ def test_an_exported_run_gives_the_same_labels_as_the_run(
     assert np.abs(TorchEngine(bundle.build(), {}).run(kspace) - logits).max() < 1e-4
     assert "Research use only" in (bundle.folder / "README.md").read_text()
     assert (bundle.folder / "evaluation-test.csv").read_text().startswith("seed,has_lesion,dice")
+
+
+def test_the_bundle_of_patients_holds_no_patient_and_says_how_it_was_made(
+    tmp_path: Path, exams: list[Exam], new_exam: Callable[..., Exam], new_experiment: MakeExperiment
+) -> None:
+    base = new_experiment(steps=2, validate_every=2)
+    experiment = base.model_copy(update={"cohorts": {}, "folds": FoldConfig(fold=2, published=True)})
+    acquired = [replace(exam, source="acquired") for exam in exams]
+    fit(BreastTask(experiment, acquired, [new_exam(7)]), experiment.schedule, tmp_path / "run")
+    scores = {"test": evaluate(acquired[:1], TorchEngine(load_best(experiment, tmp_path / "run"), {}), 2, 4, 3)}
+    (tmp_path / "toy.toml").write_text("# the experiment\n")
+    bundle = export(experiment, tmp_path / "toy.toml", tmp_path / "run", tmp_path / "toy-bundle", scores, acquired[0])
+    kspace, _ = bundle.example()
+    theirs = acquired[0].difference(2)
+    assert kspace.shape == (1, 2, 2, *theirs.shape[1:])
+    for z in range(len(theirs) - 1):
+        assert abs(np.corrcoef(kspace[0, 0].ravel(), theirs.real[z : z + 2].ravel())[0, 1]) < 0.2
+    card = (bundle.folder / "README.md").read_text()
+    assert "simulated" not in card
+    assert "Trained on patients, fold 2 of 5 (seed 123; validated on the test part, as published)." in card
+    assert "the published split" in card
 
 
 def test_clean_is_the_patch_before_lines_were_left_out(exams: list[Exam], new_experiment: MakeExperiment) -> None:

@@ -49,3 +49,7 @@ def test_folds_that_cannot_be_made_are_refused() -> None:
         shuffled_folds(2, 3)
     with pytest.raises(ConfigError, match="does not exist"):
         split_patients({"a": True}, 5, 6)
+    with pytest.raises(ConfigError, match="none of 6 patients has a lesion"):
+        split_patients({f"p{number}": False for number in range(6)}, 3, 1)
+    with pytest.raises(ConfigError, match="smallest class has 2"):
+        split_patients({f"p{number}": number < 2 for number in range(9)}, 3, 1)

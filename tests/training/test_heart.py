@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from kstream.engines.array_engine import load_array_engine
 from kstream.errors import ConfigError, ModelError, RecordingError
 from kstream.models.bundle import Bundle
+from kstream.output.phenotypes import PHENOTYPES
 from kstream.recon.fourier import to_image
 from kstream.segment.cine import CineModel
 from kstream.training.fit import Stage, fit, fit_stages
@@ -21,23 +23,28 @@ from kstream.training.heart.data import (
     Subject,
     load_subject,
     moved,
+    received,
     recipe_of,
     save_subject,
     simulate_subject,
     subject_path,
 )
 from kstream.training.heart.experiment import HeartExperiment, load_heart_experiment
-from kstream.training.heart.recipe import HeartRecipe, heart_stages
-from kstream.training.heart.tasks import (
+from kstream.training.heart.judge import case_row
+from kstream.training.heart.plan import heart_stages, last_task, stages_of
+from kstream.training.heart.recipe import HeartRecipe
+from kstream.training.heart.slices import CoordinatesTask, FramesTask, LiNetTask, PointsTask
+from kstream.training.heart.subjects import (
     AlignmentTask,
-    FramesTask,
     ImageMaeTask,
-    PointsTask,
+    KGinTask,
     ResNetTask,
     SubjectTask,
     matched,
 )
+from kstream.training.recipes import Evaluation
 from kstream.training.schedule import Schedule
+from kstream.training.scores import read_rows
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "training" / "experiments").glob("heart-*.toml"))
 
@@ -85,7 +92,8 @@ def test_points_of_a_batch_are_samples_of_kspace(short_axes: list[Subject]) -> N
     grid = np.zeros((5, 16, 16), np.complex64)
     y, x, t = np.rint(batch["coordinates"][0].numpy() * (16, 16, 5)).astype(int).T
     grid[t, y, x] = batch["values"][0].numpy() @ [1, 1j]
-    np.testing.assert_allclose(to_image(grid), short_axes[0].images[0], atol=1e-5)
+    size = np.sqrt(np.mean(np.abs(short_axes[0].images[0]) ** 2))  # of all samples too (Parseval)
+    np.testing.assert_allclose(to_image(grid) * size, short_axes[0].images[0], atol=1e-5)
     labels = batch["labels"][0].reshape(5, 16, 16).numpy()
     np.testing.assert_array_equal(labels, np.where(short_axes[0].labels[0] < 4, short_axes[0].labels[0], 0))
 
@@ -212,13 +220,94 @@ def test_held_out_subjects_come_one_at_a_time(short_axes: list[Subject]) -> None
     assert isinstance(PointsTask(experiment("disk"), short_axes, short_axes).held_out(), Iterator)
 
 
-def test_a_network_without_a_scale_is_not_exported(tmp_path: Path) -> None:
-    (tmp_path / "raw.toml").write_text(
-        'task = "heart"\nname = "raw"\ndescription = "a test"\nmethod = "disk"\n[data]\nviews = ["sax0"]\n'
-        '[cohorts.train]\nseeds = "1"\n[cohorts.validation]\nseeds = "3"\n[schedule]\nsteps = 2\n'
-    )
-    with pytest.raises(ConfigError, match="compand = 0"):
-        HeartRecipe(tmp_path / "raw.toml").export(tmp_path, tmp_path, tmp_path / "bundle")
+@pytest.mark.parametrize("method", ["disk", "kmtr"])
+def test_batches_do_not_depend_on_the_gain_of_a_receiver(method: str, subjects: list[Subject]) -> None:
+    louder = replace(subjects[0], images=37 * subjects[0].images)
+    task = (PointsTask if method == "disk" else ImageMaeTask)(experiment(method), subjects, subjects)
+    task.network.eval()
+    plain, loud = (task.case(subject, 2.0)["values"] for subject in (subjects[0], louder))
+    torch.testing.assert_close(plain, loud)
+    assert float(plain.square().sum(dim=-1).mean()) > 0
+
+
+def test_a_receive_coil_changes_images_but_not_labels(subjects: list[Subject]) -> None:
+    data = experiment("disk").data.model_copy(update={"receiver": 0.3})
+    even = replace(subjects[0], images=np.ones_like(subjects[0].images))
+    seen = received(even, data, np.random.default_rng(1))
+    assert seen.labels is even.labels
+    np.testing.assert_array_equal(seen.images[:, 0], seen.images[:, 3])  # the same coil for every frame
+    assert 0.01 < np.abs(np.diff(seen.images[0, 0], axis=0)).max() < 0.5  # smooth
+    assert not np.allclose(seen.images[0], seen.images[1])  # a coil for every view
+    assert received(subjects[0], experiment("disk").data, np.random.default_rng(1)) is subjects[0]
+
+
+def test_coordinates_control_sees_no_measurement(short_axes: list[Subject]) -> None:
+    task = CoordinatesTask(experiment("coordinates", network={"arguments": DISK}), short_axes, short_axes)
+    batch = task.case(short_axes[0], 2.0)
+    assert float(batch["values"].abs().max()) == 0.0
+    assert float(batch["coordinates"].max()) > 0.5
+
+
+def test_mean_shape_is_the_most_frequent_class_at_each_place(short_axes: list[Subject]) -> None:
+    task = last_task(experiment("mean-shape"), short_axes[:2] + short_axes[:1], short_axes)
+    labels = task.answers(task.network.eval(), task.case(short_axes[2], 2.0), short_axes[2]).labels
+    np.testing.assert_array_equal(labels, task.known_classes(short_axes[0].labels))  # two of three
+    assert torch.isfinite(sum(task.loss(task.network, task.batch(0)).values()))  # type: ignore[union-attr]
+
+
+def test_li_net_goes_through_its_steps(subjects: list[Subject], tmp_path: Path) -> None:
+    short = Schedule(steps=2, validate_every=2, learning_rate=1e-3)
+    data = {**experiment("disk").data.model_dump(), "views": ["4ch", "sax0"]}
+    config = experiment("li-net", network={"arguments": {"channels": (4, 8), "n_latent": 8}}, data=data,
+                        stages={"labels": short, "full": short})  # fmt: skip
+    result = fit_stages(heart_stages(config, subjects, subjects[:2]), tmp_path)
+    assert [stage.name for stage in heart_stages(config, subjects, subjects)] == ["labels", "full", "undersampled"]
+    last, full = (load_file(tmp_path / name / "best.safetensors") for name in ("undersampled", "full"))
+    assert result.weights == tmp_path / "undersampled" / "best.safetensors"
+    assert torch.equal(last["decoder.net.0.weight"], full["decoder.net.0.weight"])  # frozen
+    assert not torch.equal(last["predictor.net.0.weight"], full["predictor.net.0.weight"])
+    task = LiNetTask(config, subjects, subjects, "undersampled", tmp_path / "full" / "best.safetensors")
+    parts = task.loss(task.network, task.batch(0))
+    assert float(parts["code"].detach()) > 0  # the student sees less than its teacher
+    answer = task.answers(task.network.eval(), task.case(subjects[0], 2.0), subjects[0])
+    assert answer.labels is not None
+    assert answer.labels.shape == subjects[0].labels.shape
+
+
+def test_kgin_keeps_what_was_measured(subjects: list[Subject]) -> None:
+    network = {"arguments": {"width": 16, "n_heads": 2, "n_encoder": 1, "n_decoder": 1, "n_refine": 1,
+                             "n_refinements": 1}}  # fmt: skip
+    task = KGinTask(experiment("k-gin", network=network), subjects, subjects)
+    assert torch.isfinite(task.loss(task.network, task.batch(0)))
+    network_in_use = task.network.eval()
+    with torch.no_grad():
+        answer = task.answers(network_in_use, task.case(subjects[0], 1.0), subjects[0])
+    assert answer.image is not None
+    truth = np.abs(subjects[0].images)
+    np.testing.assert_allclose(answer.image / answer.image.max(), truth / truth.max(), atol=1e-4)
+    with pytest.raises(ConfigError, match="companded"):
+        KGinTask(experiment("k-gin", network={"arguments": {"compand": 0.3}}), subjects, subjects)
+
+
+def test_zero_filling_is_perfect_with_all_lines_and_worse_with_few(subjects: list[Subject]) -> None:
+    task = last_task(experiment("zero-filled"), subjects, subjects)
+    psnr = []
+    for acceleration in (1.0, 4.0):
+        with torch.no_grad():
+            answer = task.answers(task.network, task.case(subjects[0], acceleration), subjects[0])
+        psnr.append(case_row(answer, subjects[0], ("background",))["psnr_db"])
+    assert psnr[0] > 60 > psnr[1]
+
+
+def test_nnunet_is_reached_from_an_experiment_and_missed_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="its own commands"):
+        stages_of(experiment("nnunet"))
+    recipe = tiny_recipe(tmp_path, "nnunet-u", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="not installed"):
+        recipe.evaluate(tmp_path / "cache", tmp_path / "run", ())
 
 
 def test_mae_baseline_leaves_the_alignment_out(subjects: list[Subject]) -> None:
@@ -264,25 +353,59 @@ def test_cache_files_come_back_and_foreign_ones_are_refused(subjects: list[Subje
         load_subject(tmp_path / "heart-1.h5", "other")
 
 
-def test_a_recipe_trains_evaluates_and_exports_a_bundle_that_streams(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.toml"
+def tiny_recipe(folder: Path, method: str, arguments: str) -> HeartRecipe:
+    """A recipe of the smallest subjects, whose cache is filled."""
+    path = folder / "tiny.toml"
     path.write_text(
-        'task = "heart"\nname = "tiny"\ndescription = "a test"\nmethod = "disk"\n'
+        f'task = "heart"\nname = "tiny"\ndescription = "a test"\nmethod = "{method}"\n'
         '[data]\nviews = ["sax0"]\naccelerations = [2.0]\nqueries = 64\n'
-        "[data.protocol]\nmatrix = 12\nn_frames = 3\nn_short_axis = 1\nn_long_axis = 0\noversampling = 1\n"
-        '[cohorts.train]\nseeds = "1-2"\n[cohorts.validation]\nseeds = "3"\n[cohorts.test]\nseeds = "4"\n'
-        "[network.arguments]\nwidth = 32\nn_latents = 4\nn_layers = 1\ncompand = 0.33\n"
-        "[schedule]\nsteps = 2\nvalidate_every = 1\nlearning_rate = 1e-3\n"
+        "[data.protocol]\nmatrix = 16\nn_frames = 3\nn_short_axis = 1\nn_long_axis = 0\noversampling = 1\n"
+        "field_of_view_mm = 180.0\n"
+        '[cohorts.train]\nseeds = "1-2"\n[cohorts.validation]\nseeds = "3-4"\n[cohorts.test]\nseeds = "5-7"\n'
+        f"[network]\n{arguments}"
+        "[schedule]\nsteps = 2\nvalidate_every = 1\nlearning_rate = 1e-3\nbatch = 2\n"
     )
     recipe = HeartRecipe(path)
     for cohort, settings in recipe.experiment.cohorts.items():
         for seed in settings.seeds:
             made = simulate_subject(recipe.experiment.protocol(cohort), seed)
             known = recipe_of(recipe.experiment, cohort)
-            save_subject(made, subject_path(tmp_path / "cache", cohort, seed), known)
-    assert list(recipe.prepare(tmp_path / "cache", 1)) == []  # nothing is missing
-    fit_stages(recipe.stages(tmp_path / "cache"), tmp_path / "run")
-    assert "dice_2x" in recipe.evaluate(tmp_path / "cache", tmp_path / "run", ())
-    recipe.export(tmp_path / "cache", tmp_path / "run", tmp_path / "bundle")
+            save_subject(made, subject_path(folder / "cache", cohort, seed), known)
+    return recipe
+
+
+def test_a_recipe_trains_evaluates_scores_and_exports_a_bundle_that_streams(tmp_path: Path) -> None:
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    recipe = tiny_recipe(tmp_path, "disk", "arguments = { width = 32, n_latents = 4, n_layers = 1, compand = 0.33 }\n")
+    assert list(recipe.prepare(cache, 1)) == []  # nothing is missing
+    fit_stages(recipe.stages(cache), run)
+    assert recipe.weights(run).is_file()
+    assert "dice_2x" in recipe.evaluate(cache, run, ())
+    evaluation = Evaluation(scenarios=("lines-2", "moved-2"))
+    recipe.check(evaluation)
+    still, away = recipe.score(cache, run, evaluation, "cpu")
+    assert [row["subject"] for row in still] == [row["subject"] for row in away] == ["5", "6", "7"]
+    assert {row["scenario"] for row in away} == {"moved-2"}
+    assert [row["dice"] for row in still] != [row["dice"] for row in away]
+    assert list(recipe.score(cache, run, evaluation, "cpu"))[1] == away
+    with pytest.raises(ConfigError, match="unknown scenario"):
+        recipe.check(Evaluation(scenarios=("2x",)))
+    recipe.export(cache, run, tmp_path / "bundle")
     bundle = Bundle.load(tmp_path / "bundle")
     assert CineModel.of(bundle.info, load_array_engine(bundle)).labels.names[3] == "RV cavity"
+
+
+def test_a_bundle_of_kmtr_tells_the_errors_of_its_phenotypes(tmp_path: Path) -> None:
+    arguments = ('heads = ["segmentation", "regression"]\narguments = { width = 9, n_layers = 1, n_heads = 1, patch = '
+                 "[3, 8, 8], n_decoder_layers = 1, segmentation_width = 4, feature_size = 2, n_head_features = 4 }\n"
+                 "[stages.lines]\nsteps = 1\n")  # fmt: skip
+    recipe = tiny_recipe(tmp_path, "mae", arguments)
+    fit_stages(recipe.stages(tmp_path / "cache"), tmp_path / "run")
+    recipe.export(tmp_path / "cache", tmp_path / "run", tmp_path / "bundle")
+    told = Bundle.load(tmp_path / "bundle").info.metrics["test"]["phenotype_errors"]
+    assert set(told) == set(PHENOTYPES)
+    rows = read_rows(tmp_path / "run" / "evaluation-test.csv")
+    errors = [float(row["found_LVEF_percent"]) - float(row["true_LVEF_percent"]) for row in rows]
+    assert told["LVEF_percent"]["mae"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-3)
+    assert told["LVEF_percent"]["sd"] == pytest.approx(np.std(errors), rel=1e-3, abs=1e-3)
+    assert len(errors) == 3

@@ -9,6 +9,9 @@ from scipy.spatial.distance import directed_hausdorff
 
 from kstream.errors import ShapeError
 from kstream.models.disk import DiSK
+from kstream.output.phenotypes import PHENOTYPES
+from kstream.training.heart.data import Subject
+from kstream.training.heart.judge import Answers, case_row, phenotype_errors, summary
 from kstream.training.heart.losses import (
     alignment_loss,
     classification_loss,
@@ -19,11 +22,10 @@ from kstream.training.heart.losses import (
     soft_dice_loss,
 )
 from kstream.training.heart.metrics import (
-    absolute_errors,
     class_dice,
+    class_hausdorff,
     classification_score,
     hausdorff,
-    mean_hausdorff,
     peak_signal_to_noise_db,
 )
 
@@ -119,7 +121,7 @@ def test_hausdorff_is_that_of_scipy() -> None:
         assert hausdorff(a, b, (1.5, 0.7)) == pytest.approx(expected)
     assert np.isnan(hausdorff(a, np.zeros_like(a), (1.0, 1.0)))
     labels = rng.integers(0, 3, (2, 9, 9))
-    assert mean_hausdorff(labels, labels, 3, (1.0, 1.0)) == 0.0
+    np.testing.assert_array_equal(class_hausdorff(labels, labels, 4, (1.0, 1.0)), [0.0, 0.0, np.nan])
 
 
 def test_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
@@ -143,8 +145,36 @@ def test_average_precision_by_hand() -> None:
     assert np.isnan(classification_score(chance, np.ones(5, bool)).auc)
 
 
-def test_errors_skip_what_is_not_known_and_psnr_is_in_decibels() -> None:
-    errors = absolute_errors(np.array([[1.0, np.nan], [4.0, 2.0]]), np.array([[0.0, 1.0], [2.0, 5.0]]))
-    np.testing.assert_allclose(errors, [1.5, 3.0])
+def rows_of(found: list[float], true: list[float]) -> list[dict[str, float]]:
+    """Rows of two phenotypes' worth of numbers: every phenotype gets the same."""
+    return [
+        {**{f"found_{n}": f for n in PHENOTYPES}, **{f"true_{n}": t for n in PHENOTYPES}}
+        for f, t in zip(found, true, strict=True)
+    ]
+
+
+def test_errors_of_phenotypes_skip_what_is_not_known() -> None:
+    told = phenotype_errors(rows_of([1.0, 4.0, np.nan, 9.0], [0.0, 2.0, 5.0, 10.0]))["LVEDV_mL"]
+    assert (told["mae"], told["bias"], told["n"]) == (pytest.approx(4 / 3), pytest.approx(2 / 3), 3)
+    assert told["mae_sd"] == pytest.approx(np.std([1, 2, 1]))
+    assert told["sd"] == pytest.approx(np.std([1, 2, -1]))
+    assert told["r"] == pytest.approx(np.corrcoef([1, 4, 9], [0, 2, 10])[0, 1])
+
+
+def test_a_summary_compares_phenotypes_with_the_mean_guess() -> None:
+    rows = [(4.0, row) for row in rows_of([1.0, 5.0], [0.0, 4.0])]
+    made = summary(rows, np.full(18, 2.0))
+    assert made.metrics == {"phenotype_error_over_mean_guess": pytest.approx(0.5)}
+    assert made.score == pytest.approx(-0.5)
+
+
+def test_psnr_is_in_decibels_and_blind_to_brightness() -> None:
     truth = np.full((5, 5), 2.0)
     assert peak_signal_to_noise_db(truth + 0.02, truth) == pytest.approx(40.0)
+    rng = np.random.default_rng(3)
+    images = rng.random((1, 2, 7, 9), np.float32) + 0j
+    subject = Subject(1, images, np.zeros(images.shape, np.uint8), np.zeros(18, np.float32), np.zeros(3, bool))
+    near = np.abs(images) + 0.05 * rng.standard_normal(images.shape)
+    first, second = (case_row(Answers(image=gain * near), subject, ("background",))["psnr_db"] for gain in (1, 40))
+    assert first == pytest.approx(second)
+    assert 20 < first < 40

@@ -19,7 +19,7 @@ from kstream.training.readers.common import differences, read_mask, synthetic_ks
 from kstream.training.readers.convert import convert, reader_recipe
 from kstream.types import AcquisitionFlag, Complex
 
-LAYOUT = fastmri.Layout(n_frames=3, n_slices=8)
+LAYOUT = fastmri.Layout(n_frames=3, spokes_per_frame=34, n_slices=8)
 PROTOCOL = BreastProtocol(matrix=48, n_slices=8, n_spokes=34, n_coils=4, partial_fourier=1, n_lesions=2, snr=80)
 
 
@@ -104,7 +104,7 @@ def test_synthetic_kspace_is_the_transform_of_real_images(raw_file: Path) -> Non
 def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "combined_2.h5", "w") as file:
         file["kspace"] = np.zeros((8, 3, 48, 48), np.complex64)
-    with pytest.raises(RecordingError, match="not \\(2, spokes"):
+    with pytest.raises(RecordingError, match="not float \\(2, spokes"):
         fastmri.read_raw(tmp_path / "combined_2.h5")
     with pytest.raises(RecordingError, match="temptv"):
         fastmri.read_images(tmp_path / "combined_2.h5")
@@ -112,7 +112,16 @@ def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="cannot read"):
         fastmri.read_raw(tmp_path / "text.h5")
     with pytest.raises(ScanError, match="missing time points"):
-        fastmri.as_scan(np.zeros((8, 4, 2, 96), np.complex64), LAYOUT)
+        fastmri.as_scan(np.zeros((8, 4, 3 * 34 - 1, 96), np.complex64), LAYOUT)
+    with pytest.raises(ScanError, match="missing time points"):
+        fastmri.batch_recipe(np.zeros((8, 4, 3 * 34 - 1, 96), np.complex64), LAYOUT)
+    with h5py.File(tmp_path / "nan_2.h5", "w") as file:
+        file["kspace"] = np.full((2, 7, 6, 5, 4), np.nan, np.float32)
+        file["temptv"] = np.zeros((8, 1, 6, 6), np.float32)
+    with pytest.raises(ScanError, match="not finite"):
+        fastmri.read_raw(tmp_path / "nan_2.h5")
+    with pytest.raises(ScanError, match="1 time point"):
+        fastmri.read_images(tmp_path / "nan_2.h5")
 
 
 def test_missing_and_empty_time_points_are_refused() -> None:
@@ -242,9 +251,30 @@ def test_a_data_set_becomes_cohorts_of_patients(duke: Path, tmp_path: Path) -> N
     save_exam(parts[0][0], cache / "exam-other.h5", reader_recipe("fastmri-breast", None))
     with pytest.raises(RecordingError, match="mixes exams"):
         load_cohort(experiment, "train", cache)
+    (cache / "exam-other.h5").write_bytes((cache / "exam-DUKE_002.h5").read_bytes()[:5000])
+    with pytest.raises(RecordingError, match="cannot read the exam") as raised:
+        load_cohort(experiment, "train", cache)
+    assert raised.value.where.endswith("exam-other.h5")
     with pytest.raises(ConfigError, match="cohort is empty"):
         load_cohort(experiment, "train", tmp_path / "nothing")
     with pytest.raises(ConfigError, match="no exam was found"):
         list(convert("mama-mia", tmp_path / "nothing", cache))
     with pytest.raises(ConfigError, match="unknown data set"):
         list(convert("mama", duke, cache))
+
+
+def test_all_exams_are_looked_at_before_the_first_is_read(duke: Path, tmp_path: Path) -> None:
+    (duke / "segmentations").rename(duke / "expert")
+    (duke / "segmentations").mkdir()
+    (duke / "expert").rename(duke / "segmentations" / "expert")
+    (duke / "images" / "DUKE_002").mkdir()
+    with pytest.raises(RecordingError, match="time points of DUKE_002 are missing") as raised:
+        list(convert("mama-mia", duke, tmp_path / "cache"))
+    assert raised.value.where.startswith("exam DUKE_002")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_masks_that_fit_no_exam_are_refused(raw_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "fastMRI_breast_3_mask.nii").write_bytes(b"")
+    with pytest.raises(ConfigError, match="none of the exams has a mask"):
+        list(convert("fastmri-breast-synthetic", raw_file.parent, tmp_path / "cache", tmp_path))

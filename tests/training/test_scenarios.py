@@ -13,15 +13,16 @@ from kstream.recon.fourier import to_image
 from kstream.training.breast.data import Exam
 from kstream.training.breast.scenarios import (
     Scenario,
+    as_row,
     mask_index,
     read_scores,
     score,
     score_under,
     segment_under,
     write_published,
-    write_scores,
 )
 from kstream.training.breast.undersampling import undersample
+from kstream.training.scores import write_rows
 
 
 class Threshold:
@@ -111,7 +112,7 @@ def test_scores_survive_the_table_and_are_published_in_the_authors_columns(tmp_p
     assert len(scores) == 3 * 4
     assert scores[0].dice > 0.8
     assert scores[4].dice < scores[0].dice
-    write_scores(scores, tmp_path / "scores.csv")
+    write_rows([{"model": s.model, "fold": s.fold, **as_row(s)} for s in scores], tmp_path / "scores.csv")
     again = read_scores(tmp_path / "scores.csv")
     assert [(s.model, s.fold, s.scenario, s.patient_id, s.n_found) for s in again] == [
         (s.model, s.fold, s.scenario, s.patient_id, s.n_found) for s in scores

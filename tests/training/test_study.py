@@ -13,13 +13,15 @@ from kstream.errors import ConfigError, ModelError
 from kstream.models.breast import HybridUNet, MagnitudeUNet
 from kstream.models.gate import GateUNet
 from kstream.recon.fourier import to_kspace
-from kstream.training.breast import study as studies
-from kstream.training.breast.figures import Curve, draw_curves, features_of, radial_profile, stars
+from kstream.training import study as studies
+from kstream.training.breast.figures import features_of, radial_profile
 from kstream.training.breast.scenarios import Score
-from kstream.training.breast.study import FamilyConfig, Study
-from kstream.training.breast.study_report import Results, compare_family, unequal_seeds
+from kstream.training.breast.study_report import Results, all_scores, compare_family
+from kstream.training.curves import Curve, draw_curves, stars
 from kstream.training.experiment import load_experiment
+from kstream.training.scores import unequal_seeds
 from kstream.training.statistics import Interval
+from kstream.training.study import FamilyConfig, Study
 
 STUDY = """
 name = "small"
@@ -115,14 +117,14 @@ def test_weights_and_scores_of_a_changed_study_are_refused(file: Path) -> None:
     out = file.parent / "out"
     run(file, "--arm", "magnitude", "--seed", "1", "--stage", "train", "--stage", "evaluate")
     file.write_text(STUDY.replace("as small as", "hardly larger than"))
-    assert studies.all_scores(Study(file, out))  # words do not matter
+    assert all_scores(Study(file, out))  # words do not matter
     file.write_text(STUDY.replace('"cartesian-8", "noise-0"', '"cartesian-8", "noise-0", "noise-5"'))
     with pytest.raises(ConfigError, match="other conditions: scenarios") as raised:
-        studies.all_scores(Study(file, out))
+        all_scores(Study(file, out))
     assert str(out / "magnitude-seed1" / "scores.csv") in raised.value.hint
     file.write_text(STUDY.replace("[network]", "[loss]\ngamma = 2.0\n\n[network]"))
     with pytest.raises(ConfigError, match="trained by another experiment") as raised:
-        studies.train(Study(file, out), file.parent / "cache", Study(file, out).runs(), lambda _: print)
+        studies.train(file.parent / "cache", Study(file, out).runs(), lambda *_: print)
     assert str(out / "magnitude-seed1") in raised.value.hint
 
 
@@ -130,6 +132,7 @@ def test_weights_and_scores_of_a_changed_study_are_refused(file: Path) -> None:
     ("old", "new", "message"),
     [
         ('b = "magnitude"', 'b = "magnitud"', "unknown arms"),
+        ('b = "magnitude"', "b = []", "families.primary.b"),
         ('["cartesian-2", "cartesian-8"]', '["cartesian-2", "cartesian-4"]', "unknown scenarios"),
         ('"noise-0"', '"noise-much"', "unknown scenario"),
         ('variants = ["radial-uniform-2"]', "variants = []", "needs data.variants"),
@@ -156,7 +159,7 @@ def test_unknown_arms_seeds_and_missing_scores_are_named(file: Path) -> None:
     with pytest.raises(ConfigError, match="no seed"):
         plan.runs(seeds=[7])
     with pytest.raises(ConfigError, match="no run of this study has scores"):
-        studies.all_scores(plan)
+        all_scores(plan)
     assert [(r.arm, r.seed) for r in plan.runs()] == [("magnitude", 1), ("gate", 1), ("magnitude", 2), ("gate", 2)]
     file.write_text("name = 'x'\ndescription = ''\nseeds = [1]\n")
     with pytest.raises(ConfigError, match="a study needs arms"):
@@ -178,16 +181,17 @@ def test_seeds_are_averaged_and_exams_are_compared() -> None:
     assert results.dice["a", "full"][3] == pytest.approx(0.5 + 0.03 + 0.1)
     assert results.failed["b", "full"][0] == pytest.approx(2 / 3)
     dice, failures = compare_family(results, FamilyConfig(a="a", b="b", scenarios=("full", "cartesian-2")))
-    assert list(dice) == ["full"]
-    assert dice["full"].n == 8
-    assert dice["full"].p == pytest.approx(2 / 2**8)
-    assert (failures["full"].only_a, failures["full"].only_b) == (0, 5)
+    assert list(dice) == [("b", "full")]
+    assert dice["b", "full"].n == 8
+    assert dice["b", "full"].p == pytest.approx(2 / 2**8)
+    assert (failures["b", "full"].only_a, failures["b", "full"].only_b) == (0, 5)
 
 
 def test_arms_with_other_seeds_are_told() -> None:
     scores = [row("a", 1, 0, 0.5), row("a", 2, 0, 0.5), row("b", 1, 0, 0.5)]
-    assert "a 1, 2; b 1" in unequal_seeds(scores)[0]
-    assert unequal_seeds([scores[0], scores[2]]) == []
+    rows = [vars(score) for score in scores]
+    assert "a 1, 2; b 1" in unequal_seeds(rows)[0]
+    assert unequal_seeds([rows[0], rows[2]]) == []
 
 
 def test_a_family_may_compare_different_inputs() -> None:
@@ -195,7 +199,17 @@ def test_a_family_may_compare_different_inputs() -> None:
     scores += [row("b", 1, i, 0.5, "cg-sense-uniform-4") for i in range(6)]
     family = FamilyConfig(a="a", b="b", scenarios=("radial-uniform-4",), b_scenarios=("cg-sense-uniform-4",))
     dice, _ = compare_family(Results.of(scores), family)
-    assert dice["radial-uniform-4"].wins == 6
+    assert dice["b", "radial-uniform-4"].wins == 6
+
+
+def test_a_family_of_several_arms_is_corrected_as_one() -> None:
+    scores = [row("a", 1, i, 0.6 + 0.01 * i) for i in range(7)]
+    scores += [row("b", 1, i, 0.5) for i in range(7)]
+    scores += [row("c", 1, i, 0.63) for i in range(7)]
+    dice, _ = compare_family(Results.of(scores), FamilyConfig(a="a", b=("b", "c"), scenarios=("full",)))
+    assert list(dice) == [("b", "full"), ("c", "full")]
+    assert dice["b", "full"].p_holm == pytest.approx(2 * dice["b", "full"].p)
+    assert dice["c", "full"].p_holm == dice["c", "full"].p
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from ...errors import ConfigError
 from ...simulate.brain.protocol import BrainProtocol
-from ..experiment import CohortConfig, Section, read_experiment, validated
+from ..experiment import CohortConfig, Section, check_seeds, read_experiment, validated
 from ..schedule import Schedule
 
 
@@ -84,24 +85,19 @@ class BrainExperiment(Section):
 
 
 def load_brain_experiment(path: Path) -> BrainExperiment:
-    """Read an experiment file of the brain task.
+    """Read an experiment file of the brain task; raises as `brain_experiment`."""
+    return brain_experiment(read_experiment(path), path)
+
+
+def brain_experiment(content: Mapping[str, Any], path: Path) -> BrainExperiment:
+    """The experiment that a file's content says.
 
     Raises
     ------
-    ConfigError : if it cannot be read, holds unknown or impossible values, lacks a cohort, or lets a head be in two.
+    ConfigError : if it holds unknown or impossible values, lacks a cohort, or lets a head be in two.
     """
-    experiment = validated(BrainExperiment, read_experiment(path), path)
-    owner: dict[int, str] = {}
-    for needed in ("train", "validation"):
-        if needed not in experiment.cohorts:
-            raise ConfigError(f"cohorts.{needed} is missing", where=str(path))
-    for name, cohort in experiment.cohorts.items():
+    experiment = validated(BrainExperiment, content, path)
+    check_seeds(experiment.cohorts, path, "heads")
+    for name in experiment.cohorts:
         experiment.protocol(name)
-        for seed in cohort.seeds:
-            if owner.setdefault(seed, name) != name:
-                raise ConfigError(
-                    f"seed {seed} is in cohorts {owner[seed]} and {name}",
-                    where=str(path),
-                    likely="test heads would have been seen in training or selection",
-                )
     return experiment

@@ -6,10 +6,9 @@ a pattern of lines and noise of its own; those of validation and test depend on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +24,9 @@ from ...recon.fourier import to_image
 from ...segment.metrics import dice
 from ...segment.volume import to_channels
 from ...simulate.brain.scanner import LABELS
-from ..fit import BEST, Picture, Stage, Task, Validation, load_weights
-from .experiment import BrainExperiment, BrainSchedule, load_brain_experiment
-from .heads import HeadExam, build_heads, draw_lines, load_heads
+from ..fit import BEST, Picture, Task, Validation, load_weights
+from .experiment import BrainExperiment, BrainSchedule
+from .heads import HeadExam, draw_lines
 from .losses import brain_losses, frozen_parts, one_hot, reconstructed, steps_of
 
 N_PICTURES = 2
@@ -211,18 +210,22 @@ class HeadScore:
 
 
 def score_heads(
-    experiment: BrainExperiment, heads: Sequence[HeadExam], network: nn.Module, step: str = "undersampled"
+    experiment: BrainExperiment,
+    heads: Sequence[HeadExam],
+    network: nn.Module,
+    step: str = "undersampled",
+    noise: Sequence[float] = (),
 ) -> list[HeadScore]:
-    """Segment and score heads at every level of noise."""
+    """Segment and score heads at some levels of noise (none named: every level of the experiment)."""
     scores = []
     for head in heads:
-        for noise in experiment.data.noise:
-            predicted = predict(network, measured_head(head, experiment, noise), step)
+        for level in noise or experiment.data.noise:
+            predicted = predict(network, measured_head(head, experiment, level), step)
             values = [
                 dice((predicted == c).astype(np.uint8), (head.labels == c).astype(np.uint8))
                 for c in range(1, len(LABELS.names))
             ]
-            scores.append(HeadScore(head.seed, noise, tuple(values)))
+            scores.append(HeadScore(head.seed, level, tuple(values)))
     return scores
 
 
@@ -268,62 +271,6 @@ def best_weights(experiment: BrainExperiment, run: Path) -> Path:
     """The weights that a run ends with."""
     steps = steps_of(experiment.network.architecture)
     return run / BEST if len(steps) == 1 else run / steps[-1] / BEST
-
-
-class BrainRecipe:
-    """An experiment file of the brain task, for the commands (see `recipes.Recipe`)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.experiment = load_brain_experiment(path)
-        self.name = self.experiment.name
-
-    def prepare(self, cache: Path, workers: int) -> Iterator[tuple[str, int, int]]:
-        for path, done, total in build_heads(self.experiment, cache, workers):
-            yield path.stem, done, total
-
-    def stages(self, cache: Path) -> Sequence[Stage]:
-        experiment = self.experiment
-        train, validation = (load_heads(experiment, cohort, cache) for cohort in ("train", "validation"))
-        steps = steps_of(experiment.network.architecture)
-
-        def stage(step: str) -> Stage:
-            is_last = step == steps[-1]
-            schedule = experiment.schedule if is_last else experiment.pretraining or experiment.schedule
-
-            def make(before: Path | None) -> Task[Any]:
-                return BrainTask(experiment, train, validation, step, schedule, before)
-
-            return Stage(step if len(steps) > 1 else "", make, schedule)
-
-        return [stage(step) for step in steps]
-
-    def evaluate(self, cache: Path, run: Path, cohorts: Sequence[str]) -> str:
-        scores = self._scores(cache, run, cohorts)
-        for name, rows in scores.items():
-            (run / f"evaluation-{name}.csv").write_text(to_csv(rows), encoding="utf-8")
-            (run / f"evaluation-{name}.md").write_text(to_markdown(rows), encoding="utf-8")
-        return "\n".join(f"{name}\n{to_markdown(rows)}" for name, rows in scores.items())
-
-    def export(self, cache: Path, run: Path, bundle: Path) -> str:
-        from .export import export
-
-        scores = self._scores(cache, run, ())
-        example = load_heads(self.experiment, "validation", cache)[0]
-        written = export(self.experiment, self._path, run, bundle, scores, example)
-        return f"{written.folder}: sha256 {written.info.sha256[:12]}"
-
-    def _scores(self, cache: Path, run: Path, cohorts: Sequence[str]) -> dict[str, list[HeadScore]]:
-        experiment = self.experiment
-        if unknown := set(cohorts) - set(experiment.cohorts):
-            raise ConfigError(
-                f"no cohort {', '.join(sorted(unknown))}", hint="one of: " + ", ".join(experiment.cohorts)
-            )
-        network = load_best(experiment, run)
-        return {
-            cohort: score_heads(experiment, load_heads(experiment, cohort, cache), network)
-            for cohort in cohorts or experiment.test_cohorts
-        }
 
 
 def load_best(experiment: BrainExperiment, run: Path) -> nn.Module:

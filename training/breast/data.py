@@ -287,11 +287,19 @@ def _load_fold(folds: FoldConfig, cohort: str, folder: Path) -> list[Exam]:
     has_lesion: dict[str, bool] = {}
     recipes: dict[str, Path] = {}
     for path in sorted(folder.glob("exam-*.h5")):
-        with h5py.File(path) as file:
-            patient = str(file.attrs["patient"])
-            owners[path] = patient
-            has_lesion[patient] = bool(file.attrs["has_lesion"]) or has_lesion.get(patient, False)
-            recipes.setdefault(_without_mask(str(file.attrs["recipe"])), path)
+        try:
+            with h5py.File(path) as file:
+                patient = str(file.attrs["patient"])
+                owners[path] = patient
+                has_lesion[patient] = bool(file.attrs["has_lesion"]) or has_lesion.get(patient, False)
+                recipes.setdefault(_without_mask(str(file.attrs["recipe"])), path)
+        except (OSError, KeyError) as error:
+            raise RecordingError(
+                f"cannot read the exam: {error}",
+                where=str(path),
+                likely="a file that was cut short",
+                hint="delete it and read the data set again; the others are kept",
+            ) from error
     if len(recipes) > 1:
         raise RecordingError(
             "the cache mixes exams that were read in different ways",

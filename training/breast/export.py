@@ -16,13 +16,19 @@ from ...engines.torch_engine import TorchEngine
 from ...models.bundle import INTENDED_USE, Bundle, BundleInfo, save_bundle
 from ...models.registry import architecture, cost
 from ...segment.volume import to_channels
-from ..experiment import Experiment
+from ..experiment import Experiment, FoldConfig
 from .data import Exam
 from .evaluate import ExamScore, summarise, to_csv, to_markdown
 from .task import load_best
 
 EXAMPLE_SIZE = 32
 SIMULATED = "simulated breast DCE exams (kstream simulate), through the streaming pipeline"
+NO_PATIENT = (
+    "Trained on simulated exams only; it has never seen a patient, and its numbers say\nnothing about patients."
+)
+SEGMENTED = "fully sampled, segmented by the pipeline's own code."
+UNSEEN = f"Exams that were used neither in training nor in selection, {SEGMENTED}"
+PUBLISHED_SPLIT = f"Exams on which the best weights were chosen too (the published split), {SEGMENTED}"
 
 
 def export(
@@ -49,7 +55,7 @@ def export(
     info = _describe(experiment, source, folder.name, scores)
     state = {key: value.numpy() for key, value in network.state_dict().items()}
     tables = {cohort: to_markdown(list(rows)) for cohort, rows in scores.items()}
-    bundle = save_bundle(folder, info, state, (kspace, logits), model_card(info, source.name, tables))
+    bundle = save_bundle(folder, info, state, (kspace, logits), model_card(info, source.name, tables, experiment.folds))
     (folder / source.name).write_text(source.read_text("utf-8"), encoding="utf-8")
     (folder / "training.jsonl").write_text((run / "metrics.jsonl").read_text("utf-8"), encoding="utf-8")
     for cohort, rows in scores.items():
@@ -58,8 +64,14 @@ def export(
 
 
 def tiny_example(exam: Exam, experiment: Experiment) -> NDArray[np.float32]:
-    """Input ``(1, 2, depth / 2, 32, 32)``: low frequencies of the slices about an exam's lesion."""
+    """Input ``(1, 2, depth / 2, 32, 32)``: low frequencies of the slices about an exam's lesion.
+
+    Noise of the same size for exams of people: their data do not travel in a bundle.
+    """
     kspace = exam.difference(experiment.data.frame)
+    if exam.source != "simulated":
+        noise = np.random.default_rng(0).standard_normal((*kspace.shape, 2), np.float32)
+        kspace = noise.view(np.complex64)[..., 0]
     depth = min(max(experiment.network.patch_depth // 2, 1), len(kspace))
     middle = int(np.mean(np.flatnonzero(exam.labels.any(axis=(1, 2))))) if exam.has_lesion else len(kspace) // 2
     z = min(max(middle - depth // 2, 0), len(kspace) - depth)
@@ -80,16 +92,22 @@ def _describe(experiment: Experiment, source: Path, name: str, scores: Mapping[s
         training={
             "experiment": source.name,
             "command": f"kstream train {source.name}",
-            "data": f"patients of {experiment.folds}" if experiment.folds else SIMULATED,
+            "data": _patients(experiment.folds) if experiment.folds else SIMULATED,
             "seeds": {cohort: _seed_text(config.seeds) for cohort, config in experiment.cohorts.items()},
             "seed": experiment.seed,
             "steps": schedule.steps,
             "batch": schedule.batch,
+            **({"teacher": experiment.distill.model_dump()} if experiment.distill else {}),
             "torch": version("torch"),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         },
         metrics={cohort: _rounded(asdict(summarise(list(rows)))) for cohort, rows in scores.items()},
     )
+
+
+def _patients(folds: FoldConfig) -> str:
+    split = "validated on the test part, as published" if folds.published else "validation apart from test"
+    return f"patients, fold {folds.fold} of {folds.n_folds} (seed {folds.seed}; {split})"
 
 
 def _seed_text(seeds: Sequence[int]) -> str:
@@ -108,8 +126,8 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
     return {key: None if value != value else round(value, 4) for key, value in values.items()}
 
 
-def model_card(info: BundleInfo, experiment_file: str, tables: Mapping[str, str]) -> str:
-    """Text of the card, in Markdown."""
+def model_card(info: BundleInfo, experiment_file: str, tables: Mapping[str, str], folds: FoldConfig | None) -> str:
+    """Text of the card, in Markdown; `folds` are those of the patients it was trained on, None for simulated exams."""
     counted = cost(info.architecture, info.arguments, ((1, 2, info.patch_depth, 128, 128),))
     entry = architecture(info.architecture)
     arguments = ", ".join(f"{key} {value}" for key, value in info.arguments.items())
@@ -118,8 +136,7 @@ def model_card(info: BundleInfo, experiment_file: str, tables: Mapping[str, str]
 
 {info.description}
 
-**Intended use.** {INTENDED_USE} Trained on simulated exams only; it has never seen a patient, and its numbers say
-nothing about patients.
+**Intended use.** {INTENDED_USE} {f"Trained on {info.training['data']}." if folds else NO_PATIENT}
 
 **Network.** `{info.architecture}`: {entry.description} ({entry.paper}); {arguments}.
 {counted.parameters:,} parameters, {counted.macs / 1e9:.2f} G multiply-accumulates per patch of
@@ -138,6 +155,6 @@ The experiment is `{experiment_file}` in this folder; it is run by
 
 ## Evaluation
 
-Exams that were used neither in training nor in selection, fully sampled, segmented by the pipeline's own code.
+{PUBLISHED_SPLIT if folds and folds.published else UNSEEN}
 
 {with_tables}"""

@@ -1,4 +1,4 @@
-"""The figures of paper 000, of any study: curves with bootstrap bands, overlays, features of the k-space stage."""
+"""Pictures of a breast study, as in paper 000: overlays, features of the k-space stage."""
 
 from __future__ import annotations
 
@@ -10,65 +10,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import ModelError
 from ...models.breast import HybridUNet
 from ...models.fourier import as_complex, to_image, to_kspace
-from ...models.gate import GateUNet
+from ...models.gate import GateUNet, bridge
 from ...segment.volume import to_channels
 from ...types import Complex
-from ..statistics import Interval
+from ..curves import save_figure
 from .pictures import blend, fullest_slice
 
 Labels = NDArray[np.uint8]
 Values = NDArray[np.float32]
-DPI = 130
-STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One arm over the levels of one kind of scenario."""
-
-    name: str
-    levels: tuple[float, ...]
-    points: tuple[Interval, ...]
-
-
-def stars(p: float) -> str:
-    """Asterisks of an adjusted p value, as in the paper's figure 3."""
-    return next((text for limit, text in STARS if p < limit), "")
-
-
-def draw_curves(
-    curves: Sequence[Curve], path: Path, x_label: str, y_label: str, marks: Mapping[float, float] | None = None
-) -> Path:
-    """Means with 95 % bands over levels, evenly spaced; `marks` are adjusted p values by level, shown as asterisks."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.4))
-    levels = sorted({level for curve in curves for level in curve.levels})
-    if levels and levels[0] < 1:  # decibels: the cleanest first
-        levels.reverse()
-    place = {level: index for index, level in enumerate(levels)}
-    for curve in curves:
-        x = [place[level] for level in curve.levels]
-        order = np.argsort(x)
-        means, low, high = (
-            np.array([getattr(p, part) for p in curve.points])[order] for part in ("mean", "low", "high")
-        )
-        (line,) = axes.plot(np.array(x)[order], means, marker="o", markersize=3.5, linewidth=1.5, label=curve.name)
-        axes.fill_between(np.array(x)[order], low, high, color=line.get_color(), alpha=0.13, linewidth=0)
-    for level, p in (marks or {}).items():
-        axes.text(place[level], 1.0, stars(p), ha="center", va="bottom", fontsize=9)
-    axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2)
-    return _save(figure, path)
 
 
 def draw_overlays(rows: Sequence[tuple[str, Values, Labels, Mapping[str, tuple[Labels, float]]]], path: Path) -> Path:
@@ -87,7 +42,7 @@ def draw_overlays(rows: Sequence[tuple[str, Values, Labels, Mapping[str, tuple[L
         for axes, name in zip(line[1:], names, strict=True):
             predicted, value = predictions[name]
             _picture(axes, blend(image, truth, predicted), f"{name}  {value:.2f}")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 @dataclass(frozen=True)
@@ -154,7 +109,7 @@ def _bridge(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             features = to_image(network.gate(x))
         features.requires_grad_()
-        return features, network.img_unet(network.bridge(to_kspace(features), x))
+        return features, network.img_unet(bridge(to_kspace(features), x, network.denoiser, network.bridge_form))
     raise ModelError(f"{type(network).__name__} has no k-space stage to look at")
 
 
@@ -192,18 +147,10 @@ def draw_features(features: Features, labels: Labels, path: Path, title: str) ->
     axes.set_xlabel("radius in k-space (samples)")
     axes.set_ylabel("share of energy")
     axes.legend(fontsize=7)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _picture(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
     axes.imshow(picture, interpolation="nearest")
     axes.set_title(title, fontsize=8)
     axes.axis("off")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
-    return path

@@ -55,6 +55,26 @@ def squared_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (1 - (2 * shared + SMOOTH) / (total + SMOOTH)).mean()
 
 
+def distillation_loss(
+    logits: Tensor, teacher_logits: Tensor, temperature: float, class_weights: tuple[float, ...]
+) -> Tensor:
+    """How far a network is from its teacher: ``T^2 KL(softmax(teacher / T) || softmax(logits / T))``.
+
+    Mean over voxels, weighted by `class_weights` of what the teacher sees in each, so that the few voxels of a lesion
+    are not lost in the background. Hinton, Vinyals and Dean (2015), section 2; the weights are ours.
+
+    Parameters
+    ----------
+    logits, teacher_logits : ``(batch, classes, z, y, x)``; no gradient goes to the teacher.
+    """
+    wanted = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=1)
+    given = functional.log_softmax(logits.float() / temperature, dim=1)
+    divergence = (wanted.exp() * (wanted - given)).sum(dim=1)
+    weights = torch.tensor(class_weights, dtype=wanted.dtype, device=wanted.device)
+    importance = torch.einsum("c,bczyx->bzyx", weights, teacher_logits.detach().float().softmax(dim=1))
+    return temperature**2 * (importance * divergence).sum() / importance.sum()
+
+
 def segmentation_losses(logits: Tensor, labels: Tensor, config: LossConfig) -> dict[str, Tensor]:
     """Weighted focal and Dice loss by name; their sum is minimised.
 

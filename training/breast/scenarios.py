@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from ...segment.metrics import dice, false_positive_voxels, lesion_scores
 from ...segment.patches import cut_patch, majority_vote, patch_starts
 from ...segment.volume import to_channels
 from ...types import Complex
+from ..scores import Row
 from .data import Exam
 from .undersampling import CENTRE_FRACTIONS, Scope, centre_fraction, noisy, undersample
 from .variants import parse
@@ -194,20 +195,14 @@ def score_under(
             yield score(predicted, exam, model, fold, scenario.name, index)
 
 
-def write_scores(scores: Sequence[Score], path: Path) -> None:
-    """All that is known, one line per exam and condition; an interrupted write leaves nothing that looks finished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
-        writer.writeheader()
-        for row in scores:
-            writer.writerow({**asdict(row), "has_lesion": int(row.has_lesion), "dice": f"{row.dice:.6f}"})
-    unfinished.replace(path)
+def as_row(score: Score) -> Row:
+    """What a run's table says besides the names of arm and seed, ``model`` and ``fold``."""
+    row = {**asdict(score), "has_lesion": int(score.has_lesion)}
+    return {key: value for key, value in row.items() if key not in ("model", "fold")}
 
 
 def read_scores(path: Path) -> list[Score]:
-    """What `write_scores` wrote.
+    """A run's table.
 
     Raises
     ------

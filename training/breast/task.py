@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,19 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...engines.torch_engine import TorchEngine
-from ...errors import ConfigError, ModelError
+from ...errors import ConfigError, ModelError, ShapeError
+from ...models.breast import NativeUNet
 from ...models.fourier import as_complex, to_kspace
 from ...models.reconstruct import ReconstructUNet
 from ...models.registry import build
 from ...segment.patches import cut_patch
 from ...segment.volume import to_channels
 from ...types import Complex
-from ..experiment import Experiment, load_experiment
+from ..experiment import Experiment
 from ..fit import BEST, Picture, Stage, Task, Validation, load_weights, store_channels_last, to_device
 from .augment import degrade, move
-from .data import Exam, build_cache, load_cohort
-from .evaluate import ExamScore, evaluate, summarise, to_csv, to_markdown
-from .losses import breast_losses
+from .data import Exam
+from .distill import Teacher
+from .evaluate import ExamScore, evaluate, summarise
+from .losses import breast_losses, distillation_loss, segmentation_losses
 from .pictures import overlay
 
 N_PICTURES = 3
@@ -57,18 +60,14 @@ class PatchSampler:
     def batch(self, number: int) -> Batch:
         """Float32 `kspace` and `clean` ``(batch, 2, z, y, x)`` and int64 `labels` ``(batch, z, y, x)`` of a number.
 
-        `clean` is the patch before noise was added and lines were left out: what a reconstruction should give.
+        `clean` is the patch before noise was added and lines were left out: what a reconstruction should give. For a
+        distillation there is `full` too: `clean` of the whole scan, where `clean` may be from fewer spokes.
         """
         rng = np.random.default_rng([self._experiment.seed, number])
         patches = [self._patch(rng) for _ in range(self._experiment.schedule.batch)]
-        kspace, clean, labels = (np.stack(parts) for parts in zip(*patches, strict=True))
-        return {
-            "kspace": torch.from_numpy(kspace),
-            "clean": torch.from_numpy(clean),
-            "labels": torch.from_numpy(labels.astype(np.int64)),
-        }
+        return {name: torch.from_numpy(np.stack([patch[name] for patch in patches])) for name in patches[0]}
 
-    def _patch(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+    def _patch(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         config = self._experiment
         depth, wanted = config.network.patch_depth, config.augment
         wants_lesion = rng.random() < config.schedule.positive_probability
@@ -78,19 +77,58 @@ class PatchSampler:
         start = int(rng.choice(starts[index]))
         exam = self._exams[index]
         labels = cut_patch(exam.labels, start, depth)
-        kspace, labels = move(cut_patch(self._difference(exam, rng), start, depth), labels, wanted, rng)
-        return to_channels(degrade(kspace, wanted, rng)), to_channels(kspace), labels
+        drawn, whole = self._difference(exam, rng)
+        same_move = copy.deepcopy(rng)
+        kspace, moved = move(cut_patch(drawn, start, depth), labels, wanted, rng)
+        patch: dict[str, NDArray[Any]] = {
+            "kspace": to_channels(degrade(kspace, wanted, rng)),
+            "clean": to_channels(kspace),
+            "labels": moved.astype(np.int64),
+        }
+        if config.distill is not None:
+            patch["full"] = to_channels(move(cut_patch(whole, start, depth), labels, wanted, same_move)[0])
+        return patch
 
-    def _difference(self, exam: Exam, rng: np.random.Generator) -> Complex:
-        """The frame that is segmented, or another (first-post augmentation), or it from fewer spokes."""
+    def _difference(self, exam: Exam, rng: np.random.Generator) -> tuple[Complex, Complex]:
+        """The frame that is segmented, or another (first-post augmentation), or it from fewer spokes; and it whole."""
         config = self._experiment
         frame = config.data.frame
         if rng.random() < config.augment.other_frame_probability:
             frame = int(rng.choice(exam.frames))
         thinner = sorted(name for name in exam.variants if name.startswith(config.augment.variant_kind))
         if thinner and rng.random() < config.augment.variant_probability:
-            return exam.variants[str(rng.choice(thinner))]
-        return exam.difference(frame)
+            return exam.variants[str(rng.choice(thinner))], exam.differences[-1]
+        whole = exam.difference(frame)
+        return whole, whole
+
+
+def check_network(experiment: Experiment) -> None:
+    """Refuse a network that cannot be built; takes no memory for weights, so that it can be asked first of all.
+
+    Raises
+    ------
+    ModelError : an unknown architecture, or arguments that it refuses.
+    """
+    with torch.device("meta"):
+        build(experiment.network.architecture, experiment.network.arguments)
+
+
+def check_exams(exams: Sequence[Exam], frame: int) -> None:
+    """Refuse exams that would end a training at some later step.
+
+    Raises
+    ------
+    ScanError : an exam without the frame that is segmented.
+    ShapeError : exams whose planes have different sizes: patches of them cannot share a batch.
+    """
+    for exam in exams:
+        exam.difference(frame)
+        if exam.labels.shape[1:] != exams[0].labels.shape[1:]:
+            raise ShapeError(
+                f"planes of {exam.labels.shape[1:]} and {exams[0].labels.shape[1:]} voxels in one cohort",
+                where=f"exams {exams[0].patient or exams[0].seed} and {exam.patient or exam.seed}",
+                likely="exams of several protocols in one cache",
+            )
 
 
 def _starts(exam: Exam, depth: int, with_lesion: bool) -> NDArray[np.int64]:
@@ -105,28 +143,43 @@ class BreastTask(Task[Batch]):
 
     Raises
     ------
-    ConfigError : if a cohort has no exam with a lesion.
-    ModelError : for an unknown network.
+    ConfigError : if a cohort has no exam with a lesion, or a teacher does not fit.
+    ScanError : as `check_exams`.
+    ModelError : for an unknown network, or a teacher without weights.
     """
 
     def __init__(self, experiment: Experiment, train: Sequence[Exam], validation: Sequence[Exam]) -> None:
         if not any(exam.has_lesion for exam in validation):
             raise ConfigError("the validation cohort has no exam with a lesion", hint="add seeds to cohorts.validation")
+        for exams in (train, validation):
+            check_exams(exams, experiment.data.frame)
         self._experiment, self._validation = experiment, validation
         self._sampler = PatchSampler(train, experiment)
         self.name, self.seed = experiment.name, experiment.seed
         torch.manual_seed(experiment.seed)
         self.network = build(experiment.network.architecture, experiment.network.arguments)
         store_channels_last(self.network)
+        self._teacher = None if experiment.distill is None else Teacher(experiment.distill, experiment)
+        if self._teacher and isinstance(self.network, NativeUNet):
+            raise ConfigError(
+                f"{experiment.network.architecture} cannot be taught: its loss is of k-space, not of logits",
+                where="distill",
+            )
 
     def identity(self) -> str:
-        return self._experiment.model_dump_json(exclude={"schedule"}, exclude_defaults=True)
+        said = self._experiment.model_dump_json(exclude={"schedule"}, exclude_defaults=True)
+        return f"{said} teacher {self._teacher.sha256}" if self._teacher else said
 
     def batch(self, number: int) -> Batch:
         return self._sampler.batch(number)
 
     def loss(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        return breast_losses(network, batch["kspace"], batch["labels"], self._experiment.loss)
+        config, labels = self._experiment, batch["labels"]
+        if self._teacher is None or config.distill is None:
+            return breast_losses(network, batch["kspace"], labels, config.loss)
+        logits, wanted = network(batch["kspace"]), self._teacher(batch["full"])
+        distance = distillation_loss(logits, wanted, config.distill.temperature, config.loss.class_weights)
+        return {**segmentation_losses(logits, labels, config.loss), "distillation": config.distill.weight * distance}
 
     def validate(self, network: nn.Module) -> Validation:
         summary = summarise(score_cohort(self._experiment, self._validation, network))
@@ -228,49 +281,3 @@ def breast_stages(experiment: Experiment, train: Sequence[Exam], validation: Seq
         return SegmentReconstructed(experiment, train, validation, weights)
 
     return [Stage("reconstruct", lambda _: first, schedule), Stage("", second, experiment.schedule)]
-
-
-class BreastRecipe:
-    """An experiment file of the breast task, for the commands (see `recipes.Recipe`)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.experiment = load_experiment(path)
-        self.name = self.experiment.name
-
-    def prepare(self, cache: Path, workers: int) -> Iterator[tuple[str, int, int]]:
-        for path, done, total in build_cache(self.experiment, cache, workers):
-            yield path.stem, done, total
-
-    def stages(self, cache: Path) -> Sequence[Stage]:
-        experiment = self.experiment
-        train, validation = (load_cohort(experiment, cohort, cache) for cohort in ("train", "validation"))
-        return breast_stages(experiment, train, validation)
-
-    def evaluate(self, cache: Path, run: Path, cohorts: Sequence[str]) -> str:
-        scores = self._scores(cache, run, cohorts)
-        for name, rows in scores.items():
-            (run / f"evaluation-{name}.csv").write_text(to_csv(rows), encoding="utf-8")
-            (run / f"evaluation-{name}.md").write_text(to_markdown(rows), encoding="utf-8")
-        return "\n".join(f"{name}\n{to_markdown(rows)}" for name, rows in scores.items())
-
-    def export(self, cache: Path, run: Path, bundle: Path) -> str:
-        from .export import export
-
-        scores = self._scores(cache, run, ())
-        validation = load_cohort(self.experiment, "validation", cache)
-        example = next((exam for exam in validation if exam.has_lesion), validation[0])
-        written = export(self.experiment, self._path, run, bundle, scores, example)
-        return f"{written.folder}: sha256 {written.info.sha256[:12]}"
-
-    def _scores(self, cache: Path, run: Path, cohorts: Sequence[str]) -> dict[str, list[ExamScore]]:
-        experiment = self.experiment
-        if unknown := set(cohorts) - set(experiment.cohort_names):
-            raise ConfigError(
-                f"no cohort {', '.join(sorted(unknown))}", hint="one of: " + ", ".join(experiment.cohort_names)
-            )
-        network = load_best(experiment, run)
-        return {
-            cohort: score_cohort(experiment, load_cohort(experiment, cohort, cache), network)
-            for cohort in cohorts or experiment.test_cohorts
-        }

@@ -102,7 +102,12 @@ def load_subject(path: Path, recipe: str) -> Subject:
 
 
 def load_cohort(experiment: HeartExperiment, cohort: str, folder: Path) -> list[Subject]:
-    """All subjects of a cohort, in memory."""
+    """All subjects of a cohort, in memory; those of public data are numbered by their names, from 1."""
+    if experiment.data.source != "simulator":
+        from .real import load_real
+
+        protocol = experiment.protocol(cohort)
+        return load_real(experiment.data.source, experiment.cohorts[cohort].seeds, protocol, folder)
     recipe = recipe_of(experiment, cohort)
     seeds = experiment.cohorts[cohort].seeds
     return [load_subject(subject_path(folder, cohort, seed), recipe) for seed in seeds]
@@ -110,6 +115,8 @@ def load_cohort(experiment: HeartExperiment, cohort: str, folder: Path) -> list[
 
 def build_cache(experiment: HeartExperiment, folder: Path, workers: int = 2) -> Iterator[tuple[str, int, int]]:
     """Simulate the subjects that the cache lacks; gives ``(what, done, total)`` as each is finished."""
+    if experiment.data.source != "simulator":
+        return
     wanted = [(cohort, seed) for cohort, config in experiment.cohorts.items() for seed in config.seeds]
     missing = [(cohort, seed) for cohort, seed in wanted if not subject_path(folder, cohort, seed).is_file()]
     done = len(wanted) - len(missing)
@@ -158,6 +165,23 @@ def _moved_view(images: Complex, labels: Labels, data: HeartData, rng: np.random
     parts = [affine_transform(part, matrix, offset, order=1) for part in (images.real, images.imag)]
     turned = affine_transform(labels, matrix, offset, order=0)
     return np.asarray(parts[0] + 1j * parts[1], np.complex64), np.asarray(turned, np.uint8)
+
+
+def received(subject: Subject, data: HeartData, rng: np.random.Generator) -> Subject:
+    """The subject as a surface coil would see it: each view times a smooth complex sensitivity of random shape.
+
+    The exponential of a random polynomial of second order; its phase includes that of the receiver, which no scan
+    tells. Simulated subjects are seen by a body coil, and streams by a virtual coil of many.
+    """
+    if not data.receiver:
+        return subject
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in subject.images.shape[2:])
+    terms = np.stack(np.broadcast_arrays(y[:, None], x[None], y[:, None] ** 2, y[:, None] * x[None], x[None] ** 2))
+    weights = data.receiver * (rng.standard_normal((len(subject.images), 5, 2)) @ [1, 2j])
+    phase = np.exp(1j * rng.uniform(-np.pi, np.pi))
+    sensitivity = phase * np.exp(np.tensordot(weights, terms, axes=1))
+    images = np.asarray(subject.images * sensitivity[:, None], np.complex64)
+    return Subject(subject.seed, images, subject.labels, subject.phenotypes, subject.diseases)
 
 
 def noisy_kspace(images: Complex, data: HeartData, rng: np.random.Generator) -> Complex:

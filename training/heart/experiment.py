@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,19 +13,35 @@ from ...simulate.heart.protocol import CineProtocol
 from ..experiment import CohortConfig, LabelConfig, Section, read_experiment, validated
 from ..schedule import Schedule
 
-Method = Literal["disk", "syn-net", "resnet50", "resnet50u", "resnet50k", "kmtr", "mae"]
+Method = Literal[
+    "disk", "coordinates", "mean-shape", "syn-net", "li-net",
+    "kmtr", "mae", "resnet50", "resnet50u", "resnet50k", "k-gin", "zero-filled", "nnunet", "nnunet-u",
+]  # fmt: skip
+"""``coordinates`` is DiSK that sees where samples lie but not their values; ``mean-shape`` the mean segmentation of the
+training subjects; ``zero-filled`` the inverse transform of what was sampled; ``-u`` means undersampled."""
+
+SLICE_METHODS = ("disk", "coordinates", "mean-shape", "syn-net", "li-net")
+"""Methods of paper 001, which see the views that the data name; the others see all views of the protocol."""
+
+ONE_VIEW_METHODS = ("disk", "coordinates")
+"""Methods that take one view."""
+
 Head = Literal["segmentation", "regression", "classification", "reconstruction"]
 
 
 class HeartData(Section):
     """Simulated subjects, and how their k-space is sampled."""
 
+    source: Literal["simulator", "uk-biobank-cine", "acdc"] = Field(
+        "simulator", description="or public data that `python -m kstream.training read` put into the cache"
+    )
     protocol: dict[str, Any] = Field(default_factory=dict, description="fields of the simulator's CineProtocol")
-    views: tuple[str, ...] = Field(("sax2",), description="views that are used; k-MTR and ResNet: all of the protocol")
+    views: tuple[str, ...] = Field(("sax2",), description="views that methods for slices see; DiSK takes one")
     accelerations: tuple[float, ...] = Field((4.0,), min_length=1, description="one is drawn for each training batch")
     density: Literal["disk", "normal", "vista", "uniform"] = Field("disk", description="how lines are drawn")
     shift_voxels: int = Field(0, ge=0, description="largest random shift of heart and labels together, along y and x")
     rotate_deg: float = Field(0.0, ge=0, le=180, description="largest random rotation")
+    receiver: float = Field(0.0, ge=0, description="strength of a random smooth receive coil, in training batches")
     noise: float = Field(0.0, ge=0, description="complex noise over the rms of k-space, largest of a random level")
     queries: int = Field(8192, ge=1, description="DiSK: pixels of image and time that a training batch asks for")
 
@@ -39,11 +56,14 @@ class HeartNetwork(Section):
 
 
 class HeartStages(Section):
-    """k-MTR's stages I and II."""
+    """What comes before the last stage: k-MTR's I and II, and the pre-training of LI-Net and Syn-Net."""
 
     image: Schedule | None = Field(None, description="stage I, images; the learning rate of the paper is 3e-4")
     lines: Schedule | None = Field(None, description="stage I, k-space; 1e-5 in the paper")
     alignment: Schedule | None = Field(None, description="stage II; left out for the baseline MAE")
+    labels: Schedule | None = Field(None, description="LI-Net: its autoencoder of label maps")
+    full: Schedule | None = Field(None, description="LI-Net, and Syn-Net's warm start: fully sampled k-space")
+    code_weight: float = Field(1.0, ge=0, description="LI-Net: of the distance to the teacher's code")
     masking_ratio: float = Field(0.7, gt=0, lt=1, description="part of the image patches that stage I hides")
     temperature: float = Field(0.1, gt=0)
     form: Literal["standard", "decoupled"] = "standard"
@@ -63,6 +83,9 @@ class HeartExperiment(Section):
     description: str
     seed: int = 0
     method: Method
+    moved_probability: float = Field(
+        1.0, ge=0, le=1, description="share of training batches that are shifted and turned, as far as data says"
+    )
     data: HeartData = HeartData()  # type: ignore[call-arg]
     cohorts: dict[str, CohortConfig]
     network: HeartNetwork = HeartNetwork()  # type: ignore[call-arg]
@@ -92,13 +115,18 @@ class HeartExperiment(Section):
 
 
 def load_heart_experiment(path: Path) -> HeartExperiment:
-    """Read an experiment file of the heart's task.
+    """Read an experiment file of the heart's task; raises as `heart_experiment`."""
+    return heart_experiment(read_experiment(path), path)
+
+
+def heart_experiment(content: Mapping[str, Any], path: Path) -> HeartExperiment:
+    """The experiment that a file's content says.
 
     Raises
     ------
-    ConfigError : if it cannot be read, holds unknown or impossible values, lacks a cohort, or lets a subject be in two.
+    ConfigError : if it holds unknown or impossible values, lacks a cohort, or lets a subject be in two.
     """
-    experiment = validated(HeartExperiment, read_experiment(path), path)
+    experiment = validated(HeartExperiment, content, path)
     owner: dict[int, str] = {}
     for needed in ("train", "validation"):
         if needed not in experiment.cohorts:

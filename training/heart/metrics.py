@@ -40,18 +40,20 @@ def hausdorff(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: t
     return float(max(to_truth[predicted].max(), to_predicted[truth].max()))
 
 
-def mean_hausdorff(predicted: Labels, truth: Labels, n_classes: int, spacing: tuple[float, float]) -> float:
-    """Mean Hausdorff distance over frames ``(frames, y, x)`` and classes that both have; NaN without any.
+def class_hausdorff(
+    predicted: Labels, truth: Labels, n_classes: int, spacing: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Hausdorff distance of every class but the background, mean over the frames ``(frames, y, x)`` that both have.
 
-    `spacing` is along y and x: ``(1, 1)`` for pixels, as the papers report.
+    NaN for a class that they never share. `spacing` is along y and x: ``(1, 1)`` for pixels, as the papers report.
     """
-    distances = [
-        hausdorff(p == index, t == index, spacing)
-        for p, t in zip(predicted, truth, strict=True)
-        for index in range(1, n_classes)
-    ]
-    finite = [d for d in distances if np.isfinite(d)]
-    return float(np.mean(finite)) if finite else float("nan")
+    distances = np.full((n_classes - 1, len(truth)), np.nan)
+    for number, (p, t) in enumerate(zip(predicted, truth, strict=True)):
+        for index in range(1, n_classes):
+            distances[index - 1, number] = hausdorff(p == index, t == index, spacing)
+    shared = np.isfinite(distances)
+    total = np.where(shared, distances, 0.0).sum(axis=1)
+    return np.where(shared.any(axis=1), total / np.maximum(shared.sum(axis=1), 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,6 @@ def _average_precision(probability: Numbers, truth: NDArray[np.bool_]) -> float:
     hits = np.cumsum(ordered)[last]
     precision, recall = hits / (last + 1), hits / ordered.sum()
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
-def absolute_errors(predicted: Numbers, truth: Numbers) -> NDArray[np.float64]:
-    """Mean absolute error of each phenotype over subjects ``(subjects, phenotypes)``, without those that are NaN."""
-    return np.asarray(np.nanmean(np.abs(np.asarray(predicted, np.float64) - truth), axis=0))
 
 
 def peak_signal_to_noise_db(image: Numbers, truth: Numbers) -> float:

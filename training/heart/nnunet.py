@@ -27,10 +27,12 @@ from ...errors import ConfigError, ModelError
 from ...recon.fourier import to_image, to_kspace
 from ...types import LabelTable
 from .data import Subject, draw_lines
-from .experiment import HeartData
+from .experiment import HeartData, HeartExperiment
+from .judge import Answers
 
 FILE_ENDING = ".nii.gz"
 N_FOLDS = 5
+DATASET_NUMBER = 27
 COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
 
 
@@ -122,10 +124,7 @@ class NnUNetDataset:
         ConfigError : nnU-Net is not installed.
         ModelError : one of its commands failed.
         """
-        if missing := [command for command in COMMANDS if shutil.which(command) is None]:
-            raise ConfigError(
-                f"nnU-Net is not installed: no {missing[0]}", hint="pip install 'kstream[nnunet]', in this environment"
-            )
+        check_installed()
         for command in self.commands(fold, trainer):
             done = subprocess.run(command, env={**os.environ, **self.environment}, check=False)
             if done.returncode:
@@ -155,6 +154,14 @@ class NnUNetDataset:
         path.parent.mkdir(parents=True, exist_ok=True)
         affine = np.diag([*spacing_mm, 1.0, 1.0])
         nibabel.save(nibabel.nifti1.Nifti1Image(np.ascontiguousarray(image.T[..., None]), affine), path)
+
+
+def check_installed() -> None:
+    """Raise a `ConfigError` if nnU-Net's commands are not there."""
+    if missing := [command for command in COMMANDS if shutil.which(command) is None]:
+        raise ConfigError(
+            f"nnU-Net is not installed: no {missing[0]}", hint="pip install 'kstream[nnunet]', in this environment"
+        )
 
 
 def case_name(seed: int, view: int, frame: int) -> str:
@@ -190,3 +197,26 @@ def _cases(
             shown = to_image(np.asarray(to_kspace(images) * lines[..., None], np.complex64))
         for frame, image in enumerate(np.abs(shown).astype(np.float32)):
             yield case_name(subject.seed, view, frame), image, subject.labels[view, frame]
+
+
+def predicted_answers(
+    experiment: HeartExperiment, run: Path, train: Sequence[Subject], test: Sequence[Subject], acceleration: float
+) -> list[Answers]:
+    """Train nnU-Net on the training subjects, and let it label the test subjects; ``nnunet-u`` sees zero-filled images.
+
+    Its folders lie in ``RUN/nnunet-4x`` for an acceleration of 4. Everything is done anew at each call.
+
+    Raises
+    ------
+    ConfigError : nnU-Net is not installed.
+    ModelError : one of its commands failed.
+    """
+    name = "heart_undersampled" if experiment.method == "nnunet-u" else "heart"
+    dataset = NnUNetDataset(run / f"nnunet-{acceleration:g}x", DATASET_NUMBER, name)
+    check_installed()
+    protocol = experiment.protocol("train")
+    size_mm = protocol.field_of_view_mm / protocol.matrix
+    undersampling = (experiment.data, acceleration) if experiment.method == "nnunet-u" else None
+    dataset.write(train, test, experiment.labels.table(), (size_mm, size_mm), undersampling)
+    dataset.run()
+    return [Answers(labels=dataset.predictions(subject)) for subject in test]

@@ -26,9 +26,11 @@ from ..breast.data import Exam, stream_differences
 from .common import Labels, differences, read_mask, synthetic_kspace
 
 N_FRAMES = 3
+SPOKES_PER_FRAME = 96
 N_SLICES = 192
 VOXEL_MM: Vector = (1.0, 1.0, 1.1)
 PRESET = "breast-dce-recon"
+METHODS = ("stream", "batch", "synthetic")
 
 CALIBRATION, KERNEL_WIDTH, KERNEL_BETA, DENSITY_ITERATIONS = 32, 4, 8, 15
 
@@ -38,6 +40,7 @@ class Layout:
     """How the spokes of a file become frames and slices; the defaults are the published ones."""
 
     n_frames: int = N_FRAMES
+    spokes_per_frame: int = SPOKES_PER_FRAME
     n_slices: int = N_SLICES
 
 
@@ -47,20 +50,40 @@ def read_raw(path: Path) -> Complex:
     Raises
     ------
     RecordingError : if the file is missing or has another layout.
+    ScanError : if it holds values that are not finite.
+    """
+    raw_shape(path)
+    try:
+        with h5py.File(path) as file:
+            stored = file["kspace"][...]
+    except OSError as error:
+        raise RecordingError(f"cannot read the file: {error}", where=str(path)) from error
+    if not np.isfinite(stored).all():
+        raise ScanError("the raw k-space holds values that are not finite", where=str(path), likely="a damaged file")
+    return np.asarray((stored[0] + 1j * stored[1]).transpose(3, 2, 0, 1), np.complex64)
+
+
+def raw_shape(path: Path) -> tuple[int, ...]:
+    """Partitions, coils, spokes and samples of a file.
+
+    Raises
+    ------
+    RecordingError : if the file is missing or has another layout.
     """
     try:
         with h5py.File(path) as file:
-            found = {name: dataset.shape for name, dataset in file.items() if hasattr(dataset, "shape")}
-            stored = file["kspace"][...] if "kspace" in file else None
+            found = {name: (d.shape, d.dtype.kind) for name, d in file.items() if isinstance(d, h5py.Dataset)}
     except OSError as error:
         raise RecordingError(f"cannot read the file: {error}", where=str(path)) from error
-    if stored is None or stored.ndim != 5 or stored.shape[0] != 2 or stored.dtype.kind != "f":
+    shape, kind = found.get("kspace", ((), ""))
+    if len(shape) != 5 or shape[0] != 2 or kind != "f":
         raise RecordingError(
-            f"kspace is not (2, spokes, samples, coils, partitions); found {found}",
+            "kspace is not float (2, spokes, samples, coils, partitions); found "
+            + (", ".join(f"{name} {shape}" for name, (shape, _) in found.items()) or "nothing"),
             where=str(path),
             likely="another data set, or coil-combined k-space",
         )
-    return np.asarray((stored[0] + 1j * stored[1]).transpose(3, 2, 0, 1), np.complex64)
+    return shape[4], shape[3], shape[1], shape[2]
 
 
 def spoke_angles_rad(n_spokes: int) -> NDArray[np.float64]:
@@ -68,25 +91,36 @@ def spoke_angles_rad(n_spokes: int) -> NDArray[np.float64]:
     return np.asarray(np.arange(n_spokes) * GOLDEN_ANGLE_RAD)
 
 
+def check_layout(shape: tuple[int, ...], layout: Layout) -> None:
+    """Refuse a measurement ``(partitions, coils, spokes, samples)`` that is too short, or of another protocol.
+
+    Raises
+    ------
+    ScanError : if there are fewer spokes than the frames need, or more partitions than slices.
+    """
+    n_partitions, _, n_spokes, _ = shape
+    if n_spokes < layout.n_frames * layout.spokes_per_frame or n_partitions > layout.n_slices:
+        raise ScanError(
+            f"{n_spokes} spokes and {n_partitions} partitions cannot make {layout.n_frames} frames of "
+            f"{layout.spokes_per_frame} spokes and {layout.n_slices} slices",
+            likely="missing time points, or another protocol",
+        )
+
+
 def as_scan(raw: Complex, layout: Layout = Layout()) -> tuple[Scan, Iterator[Acquisition]]:
     """The measurement as a scanner would have streamed it: partitions of a spoke first, then the next spoke.
 
     Parameters
     ----------
-    raw : ``(partitions, coils, spokes, samples)``; spokes beyond the last full frame are left out.
+    raw : ``(partitions, coils, spokes, samples)``; spokes beyond the last frame are left out.
 
     Raises
     ------
-    ScanError : if there are fewer spokes than frames, or more partitions than slices.
+    ScanError : as `check_layout`.
     """
-    n_partitions, n_coils, n_total, n_samples = raw.shape
-    n_spokes, n = n_total // layout.n_frames, n_samples // 2
-    if n_spokes < 1 or n_partitions > layout.n_slices:
-        raise ScanError(
-            f"{n_total} spokes and {n_partitions} partitions cannot make {layout.n_frames} frames of "
-            f"{layout.n_slices} slices",
-            likely="missing time points, or another protocol",
-        )
+    check_layout(raw.shape, layout)
+    n_partitions, n_coils, _, n_samples = raw.shape
+    n_spokes, n = layout.spokes_per_frame, n_samples // 2
     fov = (n * VOXEL_MM[0], n * VOXEL_MM[1], layout.n_slices * VOXEL_MM[2])
     scan = Scan(
         encoded_matrix=(2 * n, 2 * n, layout.n_slices),
@@ -151,13 +185,15 @@ def batch_recipe(raw: Complex, layout: Layout = Layout()) -> Complex:
     Raises
     ------
     ConfigError : if SigPy, which the recipe is made of, is not installed.
+    ScanError : as `check_layout`.
     """
     try:
         sigpy, app, dcf = (importlib.import_module(name) for name in ("sigpy", "sigpy.mri.app", "sigpy.mri.dcf"))
     except ImportError as error:
         raise ConfigError("the published recipe needs SigPy", hint="pip install sigpy") from error
-    n_partitions, n_coils, n_total, n_samples = raw.shape
-    n, n_spokes = n_samples // 2, n_total // layout.n_frames
+    check_layout(raw.shape, layout)
+    n_partitions, n_coils, _, n_samples = raw.shape
+    n, n_spokes = n_samples // 2, layout.spokes_per_frame
     filled = np.zeros((layout.n_slices, *raw.shape[1:]), np.complex64)
     first = layout.n_slices // 2 - n_partitions // 2
     filled[first : first + n_partitions] = raw
@@ -200,15 +236,47 @@ def read_images(path: Path) -> NDArray[np.float32]:
     Raises
     ------
     RecordingError : if the file has none.
+    ScanError : if it has one frame only.
     """
+    images_shape(path)
+    with h5py.File(path) as file:
+        return np.asarray(file["temptv"][...].transpose(1, 0, 2, 3), np.float32)
+
+
+def images_shape(path: Path) -> tuple[int, ...]:
+    """Shape ``(frames, z, y, x)`` of the published reconstruction; raises as `read_images`."""
     try:
         with h5py.File(path) as file:
-            images = file["temptv"][...]
+            shape = file["temptv"].shape
     except (OSError, KeyError) as error:
         raise RecordingError(f"cannot read temptv: {error}", where=str(path)) from error
-    if images.ndim != 4:
-        raise RecordingError(f"temptv is {images.shape}, expected (z, frames, y, x)", where=str(path))
-    return np.asarray(images.transpose(1, 0, 2, 3), np.float32)
+    if len(shape) != 4:
+        raise RecordingError(f"temptv is {shape}, expected (z, frames, y, x)", where=str(path))
+    if shape[1] < 2:
+        raise ScanError(
+            f"{shape[1]} time point cannot be subtracted from another", likely="post-contrast frames are missing"
+        )
+    return shape[1], shape[0], *shape[2:]
+
+
+def check_exam(path: Path, mask: Path | None, method: str, layout: Layout = Layout()) -> Labels:
+    """The labels ``(z, y, x)`` of an exam, after everything that can be wrong with it but its values was looked at.
+
+    Raises
+    ------
+    ConfigError : for another method.
+    RecordingError, ScanError : another layout, or time points that are missing.
+    ShapeError : a mask of other geometry.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}", hint=", ".join(METHODS))
+    if method == "synthetic":
+        grid = images_shape(path)[1:]
+    else:
+        shape = raw_shape(path)
+        check_layout(shape, layout)
+        grid = (layout.n_slices, shape[3] // 2, shape[3] // 2)
+    return np.zeros(grid, np.uint8) if mask is None else read_mask(mask, grid)
 
 
 def read_exam(
@@ -223,19 +291,15 @@ def read_exam(
 
     Raises
     ------
-    ConfigError : for another method. Else as the readers.
+    As `check_exam` and the readers.
     """
+    labels = check_exam(path, mask, method, layout)
     if method == "stream":
         data, frames = streamed(read_raw(path), layout)
-    elif method == "batch":
-        data = differences(batch_recipe(read_raw(path), layout))
-        frames = tuple(range(1, len(data) + 1))
-    elif method == "synthetic":
-        data = differences(synthetic_kspace(read_images(path)))
-        frames = tuple(range(1, len(data) + 1))
     else:
-        raise ConfigError(f"unknown method {method!r}", hint="stream, batch or synthetic")
-    labels: Labels = np.zeros(data.shape[1:], np.uint8) if mask is None else read_mask(mask, data.shape[1:])
+        batch = batch_recipe(read_raw(path), layout) if method == "batch" else synthetic_kspace(read_images(path))
+        data = differences(batch)
+        frames = tuple(range(1, len(data) + 1))
     source = "synthetic" if method == "synthetic" else "acquired"
     patient = path.stem.rpartition("_")[0] or path.stem
     return Exam(number, data, frames, labels, VOXEL_MM, patient, source)

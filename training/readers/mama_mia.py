@@ -1,13 +1,18 @@
-"""MAMA-MIA: breast DCE images of many centres in NIfTI, turned into synthetic k-space as published.
+"""MAMA-MIA: breast DCE images of many centres in NIfTI or DICOM, turned into synthetic k-space as published.
 
 Layout: ``images/NAME/NAME_0000.nii.gz`` (before contrast), ``_0001``, ``_0002``, ...; masks in
-``segmentations/expert/NAME.nii.gz``.
+``segmentations/expert/NAME.nii.gz``. Or, as the archives that it is made of give them, ``images/NAME/`` with the
+dynamic series in DICOM (any names, any folders below it; see `dicom_series`); the mask may be ``NAME.dcm`` then, a
+segmentation.
+
 The published code resamples to 1 mm, pads or crops to 384 x 384 with a taper in the border it added, transforms every
 slice and subtracts in k-space. Its note on z-scores is not what it runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +22,23 @@ from numpy.typing import NDArray
 
 from ...errors import RecordingError, ShapeError
 from ..breast.data import Exam
-from .common import Image, Labels, differences, read_mask, read_volume, synthetic_kspace
+from .common import Image, Labels, differences, open_volume, read_mask, synthetic_kspace
+from .dicom_series import first_time_points, holds_dicom
 
 SIZE = (384, 384)
 SPACING_MM = 1.0
 FRAMES = (1, 2)
 SPLINE_ORDER = 3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One time point: where it is from, its grid ``(z, y, x)`` and affine (x, y, z to RAS mm); `read` gives values."""
+
+    where: str
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    read: Callable[[], NDArray[Any]]
 
 
 def phases_of(folder: Path, name: str) -> list[Path]:
@@ -40,6 +56,33 @@ def phases_of(folder: Path, name: str) -> list[Path]:
             likely="an incomplete download",
         )
     return paths
+
+
+def find_phases(folder: Path, name: str) -> list[Phase]:
+    """The pre-contrast and the first two post-contrast phases, from NIfTI if there is any, else from DICOM.
+
+    Only headers are read.
+
+    Raises
+    ------
+    RecordingError : if one is missing or unreadable.
+    ShapeError : if they have different geometry.
+    """
+    if not any((folder / name).glob("*.nii.gz")) and holds_dicom(folder / name):
+        found = first_time_points(folder / name, 1 + len(FRAMES))
+        phases = [Phase(str(point.folder), point.shape, point.affine, point.read) for point in found]
+    else:
+        phases = [Phase(str(path), *open_volume(path)) for path in phases_of(folder, name)]
+    for phase in phases[1:]:
+        if phase.shape != phases[0].shape or not np.allclose(phase.affine, phases[0].affine, atol=0.01):
+            raise ShapeError(f"phases of {name} have different geometry", where=phase.where)
+    return phases
+
+
+def mask_path(folder: Path, name: str) -> Path:
+    """The segmentation of an exam: NIfTI or DICOM, the first that is there."""
+    paths = [folder / f"{name}{ending}" for ending in (".nii.gz", ".nii", ".dcm")]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def resample(volume: NDArray[Any], spacing_mm: tuple[float, float, float], order: int = SPLINE_ORDER) -> Image:
@@ -92,22 +135,28 @@ def taper(n: int, before: int, after: int) -> NDArray[np.float32]:
     return window
 
 
-def read_exam(images: Path, segmentations: Path, name: str, number: int = 0, size: tuple[int, int] = SIZE) -> Exam:
-    """One exam of the data set; every one has a lesion.
+def check_exam(images: Path, segmentations: Path, name: str) -> tuple[list[Phase], Labels]:
+    """Phases, unread, and the mask ``(z, y, x)`` of an exam: all that can be wrong with it but its values.
 
     Raises
     ------
     RecordingError : if a phase or the segmentation is missing or unreadable.
     ShapeError : if phases, or mask and image, have different geometry.
     """
-    loaded = [(path, *read_volume(path)) for path in phases_of(images, name)]
-    first, affine = loaded[0][1:]
-    for path, volume, other in loaded[1:]:
-        if volume.shape != first.shape or not np.allclose(other, affine, atol=0.01):
-            raise ShapeError(f"phases of {name} have different geometry", where=str(path))
-    mask = read_mask(segmentations / f"{name}.nii.gz", first.shape, affine)
-    x, y, z = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    phases = np.stack([pad_or_crop(resample(volume, (z, y, x)), size) for _, volume, _ in loaded])
+    phases = find_phases(images, name)
+    return phases, read_mask(mask_path(segmentations, name), phases[0].shape, phases[0].affine)
+
+
+def read_exam(images: Path, segmentations: Path, name: str, number: int = 0, size: tuple[int, int] = SIZE) -> Exam:
+    """One exam of the data set; every one has a lesion.
+
+    Raises
+    ------
+    As `check_exam`, and RecordingError for values that cannot be read.
+    """
+    phases, mask = check_exam(images, segmentations, name)
+    x, y, z = (float(v) for v in np.linalg.norm(phases[0].affine[:3, :3], axis=0))
+    resampled = np.stack([pad_or_crop(resample(phase.read(), (z, y, x)), size) for phase in phases])
     labels: Labels = pad_or_crop(resample(mask, (z, y, x), order=0), size, tapered=False).astype(np.uint8)
-    data = differences(synthetic_kspace(phases))
+    data = differences(synthetic_kspace(resampled))
     return Exam(number, data, FRAMES, labels, (SPACING_MM,) * 3, name, "synthetic")

@@ -1,45 +1,33 @@
 """Studies: several arms that differ in what their tables say, several seeds, one test set, one report.
 
-A study file is an experiment without a network, and a table for each arm that is laid over it::
+A study file is an experiment of any task without a network, and a table for each arm that is laid over it::
 
     [arms.magnitude-wide]
     network.arguments = { channels = [8, 16, 32, 64] }
     network.architecture = "breast-magnitude"
     augment = { lines = "wide", lines_probability = 0.7 }
 
-Every step can be stopped and goes on: exams that are cached, arms that are trained, scores that are written are kept.
+Each arm with each seed is a run, made by the recipe of the task (`recipes.Recipe`). Every step can be stopped and goes
+on: data that are cached, runs that are trained, scores that are written are kept.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
-from ...engines.torch_engine import TorchEngine
-from ...errors import ConfigError, did_you_mean
-from ...models.registry import build
-from ..distributed import World
-from ..experiment import (
-    Experiment,
-    Section,
-    check_cohorts,
-    load_experiment,
-    read_experiment,
-    validated,
-    write_experiment,
-)
-from ..fit import LAST, Report, fit_stages
-from .data import build_cache, load_cohort
-from .scenarios import Scenario, Score, read_scores, score_under, write_scores
-from .task import breast_stages, load_best
-from .undersampling import Scope
+from ..errors import ConfigError, did_you_mean
+from .distributed import World
+from .experiment import Section, read_experiment, validated, write_experiment
+from .fit import LAST, Report, Stage, fit_stages
+from .recipes import AnyExperiment, Recipe, recipe_class
+from .scores import Row, read_rows, write_rows
 
 TIMES = "times.json"
 EXPERIMENT = "experiment.toml"
@@ -47,31 +35,32 @@ EXPERIMENT = "experiment.toml"
 
 
 class FamilyConfig(Section):
-    """Two arms that are compared under several scenarios; Holm's correction is within the family."""
+    """An arm that is compared with others under several scenarios; Holm's correction is within the family."""
 
     a: str
-    b: str
+    b: str | tuple[str, ...] = Field(min_length=1, description="one arm, or several")
     scenarios: tuple[str, ...] = Field(min_length=1)
     b_scenarios: tuple[str, ...] = Field(
         default=(), description="where b gets other inputs than a, such as cg-sense for radial; empty: the same"
     )
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Arms that `a` is compared with."""
+        return (self.b,) if isinstance(self.b, str) else self.b
 
-class EvaluationConfig(Section):
-    """Which conditions every trained network is judged under."""
-
-    cohort: str = "test"
-    scope: Scope = "exam"
-    scenarios: tuple[str, ...] = ("full",)
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Scenario of `a` and of the others."""
+        return tuple(zip(self.scenarios, self.b_scenarios or self.scenarios, strict=True))
 
 
 class StudyFile(Section):
-    """What a study file says besides its experiment."""
+    """What a study file says besides its experiment and its evaluation."""
 
     name: str
     description: str
     seeds: tuple[int, ...] = Field(min_length=1)
-    evaluation: EvaluationConfig = EvaluationConfig()
     families: dict[str, FamilyConfig] = Field(default_factory=dict)
 
 
@@ -81,8 +70,13 @@ class Run:
 
     arm: str
     seed: int
-    experiment: Experiment
+    recipe: Recipe[Any]
     folder: Path
+
+    @property
+    def experiment(self) -> Any:
+        """Of the recipe, in the words of its task."""
+        return self.recipe.experiment
 
     @property
     def scores(self) -> Path:
@@ -105,26 +99,27 @@ class Study:
     def __init__(self, path: Path, folder: Path) -> None:
         content = read_experiment(path)
         self.path, self.folder = path, folder
+        self.recipe_class = recipe_class(content, path)
         arms = content.pop("arms", {})
-        own = {key: content.pop(key) for key in tuple(content) if key in ("seeds", "evaluation", "families")}
+        own = {key: content.pop(key) for key in tuple(content) if key in ("seeds", "families")}
+        self.evaluation = validated(self.recipe_class.evaluation, content.pop("evaluation", {}), path)
         self.file = validated(
             StudyFile, {**own, "name": content.get("name"), "description": content.get("description")}, path
         )
-        if not isinstance(arms, dict) or not arms:
+        if not isinstance(arms, dict) or not arms or not all(isinstance(table, dict) for table in arms.values()):
             raise ConfigError("a study needs arms", where=str(path), hint="[arms.NAME] tables")
         self.arms = tuple(arms)
-        self._experiments = {
-            (arm, seed): _experiment(content, arm, table, seed, path)
+        self._recipes = {
+            (arm, seed): self._recipe(content, arm, table, seed)
             for arm, table in arms.items()
             for seed in self.file.seeds
         }
-        self.scenarios = [Scenario.of(name) for name in self.file.evaluation.scenarios]
         self._check()
 
     @property
-    def first(self) -> Experiment:
-        """Any of the experiments: data are the same for all."""
-        return next(iter(self._experiments.values()))
+    def first(self) -> Recipe[Any]:
+        """Any of the recipes: data are the same for all."""
+        return next(iter(self._recipes.values()))
 
     def runs(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
         """Runs of some arms and seeds (none named: all), seed by seed, so that an early stop leaves whole comparisons.
@@ -139,47 +134,40 @@ class Study:
         if unknown := set(seeds) - set(self.file.seeds):
             raise ConfigError(f"no seed {sorted(unknown)}", where=str(self.path), hint=f"seeds = {self.file.seeds}")
         return [
-            Run(arm, seed, self._experiments[arm, seed], self.folder / f"{arm}-seed{seed}")
+            Run(arm, seed, self._recipes[arm, seed], self.folder / f"{arm}-seed{seed}")
             for seed in seeds or self.file.seeds
             for arm in arms or self.arms
         ]
 
+    def _recipe(self, base: Mapping[str, Any], arm: str, table: Mapping[str, Any], seed: int) -> Recipe[Any]:
+        content = _over(base, table)
+        content |= {"name": f"{base.get('name')}-{arm}-seed{seed}", "seed": seed}
+        try:
+            return self.recipe_class(self.path, content)
+        except ConfigError as error:
+            raise error.at(f"arm {arm}") from error
+
     def _check(self) -> None:
-        data = self.first.data
-        check_cohorts(self.first, self.path)
+        where = str(self.path)
         for arm in self.arms:
-            network = self._experiments[arm, self.file.seeds[0]].network
-            with torch.device("meta"):
-                build(network.architecture, network.arguments)
-        shared = (data, self.first.cohorts, self.first.folds)
-        if any((each.data, each.cohorts, each.folds) != shared for each in self._experiments.values()):
+            self._recipes[arm, self.file.seeds[0]].check(self.evaluation)
+        if any(each.shared != self.first.shared for each in self._recipes.values()):
             raise ConfigError(
                 "arms must share their data, cohorts and folds",
-                where=str(self.path),
+                where=where,
                 hint="[data], [cohorts] and [folds] belong to the study",
             )
-        if self.file.evaluation.cohort not in self.first.test_cohorts:
-            raise ConfigError(f"no test cohort {self.file.evaluation.cohort!r}", where=str(self.path))
-        for scenario in self.scenarios:
-            if scenario.kind in ("radial", "cg-sense") and scenario.name not in data.variants:
-                raise ConfigError(f"scenario {scenario.name} needs data.variants to name it", where=str(self.path))
-        known = {scenario.name for scenario in self.scenarios}
+        for cohort in self.evaluation.cohorts:
+            if cohort not in self.first.experiment.test_cohorts:
+                raise ConfigError(f"no test cohort {cohort!r}", where=where)
+        known = set(self.evaluation.scenarios)
         for name, family in self.file.families.items():
-            if missing := {family.a, family.b} - set(self.arms):
-                raise ConfigError(f"family {name} compares unknown arms {sorted(missing)}", where=str(self.path))
+            if missing := {family.a, *family.others} - set(self.arms):
+                raise ConfigError(f"family {name} compares unknown arms {sorted(missing)}", where=where)
             if missing := {*family.scenarios, *family.b_scenarios} - known:
-                raise ConfigError(f"family {name} has unknown scenarios {sorted(missing)}", where=str(self.path))
+                raise ConfigError(f"family {name} has unknown scenarios {sorted(missing)}", where=where)
             if family.b_scenarios and len(family.b_scenarios) != len(family.scenarios):
-                raise ConfigError(f"family {name}: b_scenarios must pair with scenarios", where=str(self.path))
-
-
-def _experiment(base: Mapping[str, Any], arm: str, table: Mapping[str, Any], seed: int, path: Path) -> Experiment:
-    content = _over(base, table)
-    content |= {"name": f"{base.get('name')}-{arm}-seed{seed}", "seed": seed}
-    try:
-        return validated(Experiment, content, path)
-    except ConfigError as error:
-        raise error.at(f"arm {arm}") from error
+                raise ConfigError(f"family {name}: b_scenarios must pair with scenarios", where=where)
 
 
 def _over(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,32 +179,35 @@ def _over(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def prepare(study: Study, cache: Path, workers: int) -> Iterator[tuple[str, int, int]]:
-    """Stage ``data``: simulate what the cache lacks."""
-    for path, done, total in build_cache(study.first, cache, workers):
-        yield path.stem, done, total
-
-
 def train(
-    study: Study,
     cache: Path,
     runs: Sequence[Run],
-    report: Callable[[Run], Report],
+    report: Callable[[Run, Sequence[Stage]], Report],
     device: str = "cpu",
     world: World | None = None,
 ) -> None:
-    """Stage ``train``: one run after the other; those that are finished are passed over."""
+    """Stage ``train``: one run after the other; those that are finished are passed over.
+
+    Parameters
+    ----------
+    report : asked at the beginning of each run for what hears its records.
+    """
     world = world or World()
-    cohorts = {name: load_cohort(study.first, name, cache) for name in ("train", "validation")}
     for run in runs:
-        if is_trained(run):
-            continue
-        stages = breast_stages(run.experiment, cohorts["train"], cohorts["validation"])
-        begin = time.perf_counter()
-        fit_stages(stages, run.folder, report(run), device, world)
-        if world.is_first:
-            write_experiment(run.experiment, run.folder / EXPERIMENT)
-            _note_time(run, "train_s", time.perf_counter() - begin)
+        if not is_trained(run):
+            _train_run(run, cache, report, device, world)
+
+
+def _train_run(
+    run: Run, cache: Path, report: Callable[[Run, Sequence[Stage]], Report], device: str, world: World
+) -> None:
+    """Load the data, which are let go at the end: two runs' data in memory at once may be too much."""
+    stages = run.recipe.stages(cache)
+    begin = time.perf_counter()
+    fit_stages(stages, run.folder, report(run, stages), device, world)
+    if world.is_first:
+        write_experiment(run.experiment, run.folder / EXPERIMENT)
+        _note_time(run, "train_s", time.perf_counter() - begin)
 
 
 def is_trained(run: Run) -> bool:
@@ -226,9 +217,10 @@ def is_trained(run: Run) -> bool:
     ------
     ConfigError : it was trained by an experiment that differs in what decides the weights.
     """
-    if "train_s" not in read_times(run) or not (run.folder / LAST).is_file():
+    if "train_s" not in read_times(run) or not run.recipe.weights(run.folder).with_name(LAST).is_file():
         return False
-    if _decisive(load_experiment(run.folder / EXPERIMENT)) != _decisive(run.experiment):
+    trained = type(run.recipe)(run.folder / EXPERIMENT)
+    if _decisive(trained.experiment) != _decisive(run.experiment):
         raise ConfigError(
             f"the run {run.folder.name} was trained by another experiment",
             where=str(run.folder / EXPERIMENT),
@@ -238,21 +230,24 @@ def is_trained(run: Run) -> bool:
     return True
 
 
-def _decisive(experiment: Experiment) -> dict[str, Any]:
+def _decisive(experiment: AnyExperiment) -> dict[str, Any]:
     """What decides the weights of an experiment: not its words, nor its test cohorts."""
     content = experiment.model_dump(mode="json", exclude={"description"})
     content["cohorts"] = {name: value for name, value in content["cohorts"].items() if name in ("train", "validation")}
     return content
 
 
-def _conditions(study: Study) -> dict[str, Any]:
+def _conditions(study: Study, run: Run) -> dict[str, Any]:
     """What decides the scores of a trained network."""
-    evaluation, first = study.file.evaluation, study.first
-    cohort = first.cohorts.get(evaluation.cohort)
+    cohorts = run.experiment.cohorts
+    first, *others = [
+        cohorts[name].model_dump(mode="json") if name in cohorts else None for name in study.evaluation.cohorts
+    ]
     return {
-        **evaluation.model_dump(mode="json"),
-        "exams": None if cohort is None else cohort.model_dump(mode="json"),
-        "data": first.data.model_dump(mode="json"),
+        **study.evaluation.model_dump(mode="json"),
+        "exams": first,
+        **({"other_exams": others} if others else {}),
+        "data": run.experiment.data.model_dump(mode="json"),
     }
 
 
@@ -266,7 +261,7 @@ def is_scored(study: Study, run: Run) -> bool:
     if not run.scores.is_file():
         return False
     stored = json.loads(run.conditions.read_text("utf-8")) if run.conditions.is_file() else {}
-    wanted = _conditions(study)
+    wanted = _conditions(study, run)
     if wrong := [key for key in wanted if stored.get(key) != wanted[key]]:
         raise ConfigError(
             f"the scores of {run.folder.name} were taken under other conditions: {', '.join(wrong)}",
@@ -278,39 +273,39 @@ def is_scored(study: Study, run: Run) -> bool:
 
 
 def evaluate(study: Study, cache: Path, runs: Sequence[Run], report: Callable[[Run, int], None], device: str) -> None:
-    """Stage ``evaluate``: score every trained run that has no scores yet; `report` hears after each scenario."""
-    evaluation = study.file.evaluation
-    exams = load_cohort(study.first, evaluation.cohort, cache)
+    """Stage ``evaluate``: score every trained run that has no scores yet; `report` hears after each scenario.
+
+    Each row gets the columns ``model`` and ``fold``: the arm and the seed, in the words of paper 000's tables.
+    """
     for run in runs:
         if not is_trained(run) or is_scored(study, run):
             continue
         begin = time.perf_counter()
-        network = run.experiment.network
-        engine = TorchEngine(load_best(run.experiment, run.folder), {}, device)
-        patch = (network.patch_depth, network.patch_stride)
-        scores: list[Score] = []
-        for number, scenario in enumerate(study.scenarios):
-            frame = run.experiment.data.frame
-            scores += score_under([scenario], exams, engine, run.arm, run.seed, frame, patch, evaluation.scope)
-            report(run, number + 1)
-        run.conditions.write_text(json.dumps(_conditions(study), indent=2) + "\n", encoding="utf-8")
-        write_scores(scores, run.scores)
+        rows: list[Row] = []
+        for number, found in enumerate(run.recipe.score(cache, run.folder, study.evaluation, device), start=1):
+            rows += ({"model": run.arm, "fold": run.seed, **row} for row in found)
+            report(run, number)
+        run.conditions.write_text(json.dumps(_conditions(study, run), indent=2) + "\n", encoding="utf-8")
+        write_rows(rows, run.scores)
         _note_time(run, "evaluate_s", time.perf_counter() - begin)
 
 
-def all_scores(study: Study) -> list[Score]:
-    """Scores of all runs that have been evaluated.
+def scored_runs(study: Study) -> list[Run]:
+    """All runs that have been evaluated.
 
     Raises
     ------
     ConfigError : if none has, or a run was trained or scored as another study's file says.
     """
-    found = [
-        row for run in study.runs() if is_trained(run) and is_scored(study, run) for row in read_scores(run.scores)
-    ]
+    found = [run for run in study.runs() if is_trained(run) and is_scored(study, run)]
     if not found:
         raise ConfigError("no run of this study has scores yet", hint="kstream study FILE --stage evaluate")
     return found
+
+
+def all_rows(study: Study) -> list[dict[str, str]]:
+    """Scores of all runs that have been evaluated, as `scored_runs`."""
+    return [row for run in scored_runs(study) for row in read_rows(run.scores)]
 
 
 def read_times(run: Run) -> dict[str, float]:
