@@ -51,4 +51,4 @@ $(VENV)/.ready-dev: $(VENV)/.ready-torch pyproject.toml
 	@touch $@ $(VENV)/.ready-core
 
 clean:
-	rm -rf $(VENV) demo-run build dist *.egg-info
+	rm -rf $(VENV) demo-run* build dist *.egg-info

@@ -114,6 +114,10 @@ def test_commands_import_nothing_heavy_at_the_top(name: str) -> None:
         "kstream.cli.results",
         "kstream.cli.stacks",
         "kstream.cli.progress",
+        "kstream.cli.demo_cases",
+        "kstream.cli.report_cine",
+        "kstream.cli.report_classes",
+        "kstream.cli.underlay",
     )  # imported inside commands only
     assert light or not heavy & {
         i if i.startswith("kstream") else i.split(".")[0] for i in imports(name, MODULES[name], True)

@@ -7,43 +7,71 @@ from typing import Annotated
 
 import typer
 
+from .simulate import Case
+
 
 def command(
-    output: Annotated[Path, typer.Option(help="folder for everything that the demo makes")] = Path("demo-run"),
-    seed: Annotated[int, typer.Option(min=0, help="which simulated patient")] = 7,
-    preset: Annotated[str, typer.Option(help="preset that the scanner asks for")] = "breast-dce",
-    matrix: Annotated[int, typer.Option(min=16, help="voxels along x and y")] = 128,
-    spokes: Annotated[int, typer.Option(min=8, help="spokes per frame")] = 55,
-    speed: Annotated[float, typer.Option(min=0, help="replay faster than the scanner by this; 0: at once")] = 12.0,
+    case: Annotated[Case, typer.Option(help="what is scanned")] = Case.breast,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for everything that the demo makes [demo-run; others: demo-run-CASE]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="which simulated patient [7; brain, heart: 9007]")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="preset that the scanner asks for [breast-dce; brain-seranet; cine-disk, or cine-kmtr]"),
+    ] = None,
+    model: Annotated[str, typer.Option(help="name or folder of a model bundle, in place of the preset's")] = "",
+    matrix: Annotated[
+        int | None, typer.Option(min=16, help="voxels along x and y [128; heart: as the model was trained]")
+    ] = None,
+    spokes: Annotated[int | None, typer.Option(min=8, help="breast: spokes per frame [55]")] = None,
+    acceleration: Annotated[
+        float | None, typer.Option(min=1, help="heart: lines over acquired lines [as the model was trained]")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0, help="replay faster than the scanner by this; 0: at once [12; brain: 150; heart: 4]"),
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
 ) -> None:
-    """Simulate a breast DCE scan, serve, replay it through the socket, and show what came back."""
+    """Simulate a scan, serve, replay it through the socket, and show what came back beside the truth.
+
+    Breast DCE; a head, in a spin echo with lines left out; or a beating heart in cine. Heads and hearts are scanned as
+    the model was trained, and are by default of a person that it has not seen.
+    """
     from ..errors import KstreamError
     from ..mrd.recording import Recording
     from ..serve.replay import replay
-    from ..simulate.breast.exam import save_exam, simulate_breast_exam
-    from ..simulate.breast.protocol import BreastProtocol
-    from .own_server import own_server
+    from .demo_cases import SCENES
+    from .own_server import own_server, wait_for_worker
     from .progress import ReplayProgress, working
     from .results import write_results
 
+    given = {"preset": preset, "seed": seed, "matrix": matrix, "spokes": spokes, "acceleration": acceleration}
+    scene = SCENES[case]({name: value for name, value in given.items() if value is not None}, model)
+    output = output or Path("demo-run" if case is Case.breast else f"demo-run-{case.value}")
     output.mkdir(parents=True, exist_ok=True)
-    recording = output / "scan.h5"
-    images = output / "images.h5"
-    with own_server(output / "server.log") as (port, _):  # first: it loads its model while the scan is simulated
-        with working("simulating one breast DCE scan", quiet):
-            exam = simulate_breast_exam(BreastProtocol(matrix=matrix, n_spokes=spokes, n_lesions=2), seed)
-            save_exam(exam, recording)
+    recording, images, log = output / "scan.h5", output / "images.h5", output / "server.log"
+    with own_server(log, *scene.server_options) as (port, _):  # first: it loads its model while the scan is simulated
+        with working(f"simulating {scene.what}", quiet):
+            scene.simulate(recording)
+            if scene.waits:
+                wait_for_worker(log)
         with Recording(recording) as source:
             n_acquisitions = source.n_acquisitions
         with ReplayProgress(n_acquisitions, quiet=quiet) as bar:
             result = replay(
-                recording, port=port, preset=preset, output=images, speed=speed, progress=bar.sent, on_text=bar.text
+                recording,
+                port=port,
+                preset=scene.preset,
+                output=images,
+                speed=scene.speed if speed is None else speed,
+                progress=bar.sent,
+                on_text=bar.text,
             )
     if result.errors:
-        raise KstreamError(f"the server told an error: {result.errors[0]}", where=str(output / "server.log"))
+        raise KstreamError(f"the server told an error: {result.errors[0]}", where=str(log))
     with working("drawing pictures and the report", quiet):
-        title = f"Simulated breast DCE scan, seed {seed}"
-        info = write_results(output, recording, result, title=title, images=images)
+        info = write_results(output, recording, result, title=scene.title, images=images)
     print(f"{info.summary()}, look at {output / 'report.html'}")
     raise typer.Exit(0 if info.images_sent else 1)

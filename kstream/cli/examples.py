@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "demo": ("kstream demo --output demo-run", "kstream demo --seed 3 --speed 0 --quiet"),
+    "demo": ("kstream demo --output demo-run", "kstream demo --case heart --seed 9010 --speed 0 --quiet"),
     "simulate": (
         "kstream simulate scan.h5 --seed 7 --lesions 2",
         "kstream simulate head.h5 --case brain --slices 12 --noise 0.2",

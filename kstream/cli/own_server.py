@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,22 @@ def own_server(log: Path, *options: str) -> Iterator[tuple[int, str]]:
                 process.wait()
             if process.stdout:
                 process.stdout.close()
+
+
+def wait_for_worker(log: Path, seconds: float = 120.0) -> bool:
+    """Wait until the server that logs there says that a worker has its model; False if it does not in time.
+
+    A scan may begin before: its frames wait then, and their latencies are those of loading.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        said = log.read_text(errors="replace")
+        if re.search(r"worker \d+ is ready", said):
+            return True
+        if "cannot be had" in said:
+            return False
+        time.sleep(0.05)
+    return False
 
 
 @contextlib.contextmanager

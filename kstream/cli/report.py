@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .report_files import SERIES, Found, bundle_of, first, remove_overlays, series_setting, slice_of, told, truth_volume
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,12 +70,12 @@ def rebuild(
     from ..output.report import write_report
 
     info = _read(folder)
-    recording = recording or _first(folder / info.recording, folder.parent / info.recording)
+    recording = recording or first(folder / info.recording, folder.parent / info.recording)
     stem = Path(info.recording).stem
     candidates = (folder / "images.h5", folder / f"{stem}.images.h5", folder.parent / f"{stem}.images.h5")
     beside = (recording or folder / info.recording).with_suffix(".truth.nii.gz")
-    found = _Found(recording, images or _first(*candidates), truth or _first(beside))
-    info = _told(info, _checked(info, found)).model_copy(update={"model": _with_card(info.model)})
+    found = Found(recording, images or first(*candidates), truth or first(beside))
+    info = told(info, _checked(info, found)).model_copy(update={"model": _with_card(info)})
     if found.images is not None and info.images_sent:
         info = _measured(folder, info, found)
     target = folder / "run.json"
@@ -83,15 +84,6 @@ def rebuild(
     partial.replace(target)
     write_report(folder / "report.html", info, _pictures_of(folder, info))
     return info
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Files that belong to a run; None where there is none."""
-
-    recording: Path | None
-    images: Path | None
-    truth: Path | None
 
 
 def _read(folder: Path) -> RunInfo:
@@ -109,11 +101,7 @@ def _read(folder: Path) -> RunInfo:
         raise error.at(str(path)) from None
 
 
-def _first(*paths: Path) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _checked(info: RunInfo, found: _Found) -> list[Notice]:
+def _checked(info: RunInfo, found: Found) -> list[Notice]:
     """What is wrong with, or missing from, the files of a run."""
     from ..output.runinfo import file_sha256
     from ..types import Notice
@@ -127,22 +115,21 @@ def _checked(info: RunInfo, found: _Found) -> list[Notice]:
     return notices
 
 
-def _with_card(model: ModelUsed | None) -> ModelUsed | None:
+def _with_card(info: RunInfo) -> ModelUsed | None:
     """The model with the text of its card, if its bundle is here and still the same."""
-    from ..errors import ModelError
-    from ..models.bundle import CARD, Bundle
+    from ..models.bundle import CARD
 
-    if model is None or model.readme or not model.name:
-        return model
+    if info.model is None or info.model.readme or (bundle := bundle_of(info)) is None:
+        return info.model
     try:
-        bundle = Bundle.load(model.name)
         readme = (bundle.folder / CARD).read_text(encoding="utf-8")
-    except (ModelError, OSError):
-        return model
-    return model.model_copy(update={"readme": readme}) if bundle.info.sha256 == model.sha256 else model
+    except OSError:
+        return info.model
+    about = f"{bundle.info.description} {bundle.info.intended_use}"
+    return info.model.model_copy(update={"readme": readme, "card": info.model.card or about})
 
 
-def _measured(folder: Path, info: RunInfo, found: _Found) -> RunInfo:
+def _measured(folder: Path, info: RunInfo, found: Found) -> RunInfo:
     """The account with what the returned images say: lesions, times of frames, agreement; draws pictures."""
     from ..mrd.recording import read_images
     from ..output.lesions import describe_lesions
@@ -155,8 +142,12 @@ def _measured(folder: Path, info: RunInfo, found: _Found) -> RunInfo:
     n_images = sum(len(images) for images in series.values())
     if n_images != info.images_sent:
         what = f"{found.images.name} has {n_images} images, but this run gave {info.images_sent}: it is left out"
-        return _told(info, [Notice("warning", what)])
-    magnitude_series, label_series = (_setting(info, f"images.{kind}_series", n) for kind, n in _SERIES)
+        return told(info, [Notice("warning", what)])
+    magnitude_series, label_series = (series_setting(info, f"images.{kind}_series", n) for kind, n in SERIES)
+    if info.findings and label_series in series:
+        from .report_cine import measured as cine_measured
+
+        return cine_measured(folder, info, found, series[label_series])
     if magnitude_series not in series:
         return info
     frames = list(volumes(series[magnitude_series]).values())
@@ -165,7 +156,12 @@ def _measured(folder: Path, info: RunInfo, found: _Found) -> RunInfo:
     if labels is None or labels.table is None:
         _draw_magnitude(folder, frames[-1])
         return info.model_copy(update={"frame_times_s": times_s})
-    truth, problem = _truth(found.truth, labels)
+    truth, problem = truth_volume(found.truth, labels)
+    if len(labels.table.names) > 2:
+        from .report_classes import measured as classes_measured
+
+        info = told(info, [Notice("warning", problem)] if problem else [])
+        return classes_measured(folder, info, frames[-1], labels, truth)
     _draw_labels(folder, frames[-1], labels, truth)
     same_grid = all(frame.data.shape == labels.data.shape for frame in frames)
     magnitudes = [frame.magnitude for frame in frames] if same_grid else []
@@ -175,8 +171,7 @@ def _measured(folder: Path, info: RunInfo, found: _Found) -> RunInfo:
     }
     if truth is not None:
         update |= _agreement(labels, truth)
-    told = _told(info, [Notice("warning", problem)] if problem else [])
-    return told.model_copy(update=update)
+    return told(info, [Notice("warning", problem)] if problem else []).model_copy(update=update)
 
 
 def _agreement(labels: Volume, truth: NDArray[np.uint8]) -> dict[str, Any]:
@@ -200,18 +195,6 @@ def _agreement(labels: Volume, truth: NDArray[np.uint8]) -> dict[str, Any]:
     }
 
 
-def _told(info: RunInfo, notices: list[Notice]) -> RunInfo:
-    """The account with further notices; one that it has already (from an earlier report) is not told twice."""
-    return info.model_copy(update={"notices": (*info.notices, *(n for n in notices if n not in info.notices))})
-
-
-_SERIES = (("magnitude", 1), ("label", 2))
-
-
-def _setting(info: RunInfo, key: str, default: int) -> int:
-    return next((int(setting.value) for setting in info.settings if setting.key == key), default)
-
-
 def _times_s(images: list[Image], recording: Path | None) -> tuple[float, ...]:
     """Beginning of each frame after the first; empty if the sender's clock or its tick is not known."""
     from ..mrd.images import frame_of
@@ -229,26 +212,10 @@ def _times_s(images: list[Image], recording: Path | None) -> tuple[float, ...]:
     return tuple(tick * tick_ms / 1000 for tick in ticks)
 
 
-def _truth(path: Path | None, labels: Volume) -> tuple[NDArray[np.uint8] | None, str]:
-    """The ground truth if it lies on the grid of the labels, or else why not."""
-    import numpy as np
-
-    from ..output.nifti import LPS_TO_RAS, read_nifti
-
-    if path is None:
-        return None, ""
-    data, affine = read_nifti(path)
-    if data.shape != labels.geometry.shape:
-        return None, f"{path.name} has shape {data.shape}, the labels {labels.geometry.shape}: not compared"
-    if not np.allclose(affine, LPS_TO_RAS @ labels.geometry.affine_lps, atol=0.05):
-        return None, f"{path.name} lies elsewhere in the patient than the labels: not compared"
-    return data.astype(np.uint8), ""
-
-
 def _draw_magnitude(folder: Path, volume: Volume) -> None:
     from ..output.overlay import magnitude_gif, magnitude_png
 
-    _remove_overlays(folder, keep=set())
+    remove_overlays(folder, keep=set())
     magnitude_png(folder / "overview.png", volume.magnitude, volume.geometry, title="Magnitude, last frame")
     magnitude_gif(folder / "volume.gif", volume.magnitude, volume.geometry, title="Magnitude, last frame")
 
@@ -264,7 +231,7 @@ def _draw_labels(folder: Path, magnitude: Volume, labels: Volume, truth: NDArray
     place, table, shown = magnitude.geometry, labels.table, magnitude.magnitude
     marked = labels.data > 0 if truth is None else (labels.data > 0) | (truth > 0)
     slices = [int(z) for z in np.flatnonzero(marked.any(axis=(1, 2)))]
-    _remove_overlays(folder, keep={z + 1 for z in slices})
+    remove_overlays(folder, keep={z + 1 for z in slices})
     montage_png(folder / "overview.png", shown, labels.data, truth, table, place)
     overlay_gif(folder / "volume.gif", shown, labels.data, truth, table, place)
     window = (0.0, float(np.percentile(shown, 99.8)))
@@ -274,28 +241,24 @@ def _draw_labels(folder: Path, magnitude: Volume, labels: Volume, truth: NDArray
         overlay_png(path, shown[z], labels.data[z], true, table, place, z=z, window=window)
 
 
-def _remove_overlays(folder: Path, keep: set[int]) -> None:
-    """Pictures of slices that another run in the same folder left."""
-    for path in folder.glob("overlay_z*.png"):
-        if _slice_of(path) not in (keep | {0}):
-            path.unlink()
-
-
-def _slice_of(path: Path) -> int:
-    """Number of the slice in ``overlay_z07.png``; 0 if it is not ours."""
-    text = path.stem.removeprefix("overlay_z")
-    return int(text) if text.isdecimal() else 0
-
-
 def _pictures_of(folder: Path, info: RunInfo) -> list[tuple[str, bytes]]:
     """Caption and content of the pictures in the folder: overview, film, and the slices that matter most."""
-    numbers = {path: _slice_of(path) for path in sorted(folder.glob("overlay_z*.png")) if _slice_of(path)}
+    if info.findings:
+        named = [
+            ("beating.gif", "the heartbeat: an image of the lines of each frame alone, the labels, the truth"),
+            ("overview.png", "the frames with the largest and the smallest left ventricle"),
+        ]
+        return [(caption, (folder / name).read_bytes()) for name, caption in named if (folder / name).is_file()]
+    numbers = {path: slice_of(path) for path in sorted(folder.glob("overlay_z*.png")) if slice_of(path)}
     slices = list(numbers)
-    largest = [lesion.largest_slice for lesion in info.lesions]
-    slices.sort(key=lambda path: largest.index(numbers[path]) if numbers[path] in largest else len(largest))
-    n_more = len(slices) - MAX_SLICES
-    chosen = sorted(slices[:MAX_SLICES])
-    overview = "the slices with the largest lesions" if slices else "evenly spaced slices, no label map"
+    if info.classes:
+        overview, chosen = "evenly spaced slices", slices[:: -(-len(slices) // MAX_SLICES) or 1]
+    else:
+        overview = "the slices with the largest lesions" if slices else "evenly spaced slices, no label map"
+        largest = [lesion.largest_slice for lesion in info.lesions]
+        slices.sort(key=lambda path: largest.index(numbers[path]) if numbers[path] in largest else len(largest))
+        chosen = sorted(slices[:MAX_SLICES])
+    n_more = len(slices) - len(chosen)
     pictures = [(folder / "overview.png", overview + (f"; {n_more} more in the folder" if n_more > 0 else ""))]
     pictures += [(path, f"slice {numbers[path]}") for path in chosen]
     pictures.append((folder / "volume.gif", "through the volume"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from ..output.runinfo import Histogram, ModelUsed, RunInfo, Setting, StageTime, 
 from ..serve.replay import ReplayResult
 from ..types import Notice
 from .report import rebuild
+from .report_cine import views_of, write_short_axes
 from .stacks import Volume, newest_volume
 
 PACKAGES = ("kstream", "numpy", "scipy", "torch", "h5py", "ismrmrd")
@@ -37,20 +39,23 @@ def write_results(
     """Write everything that a user wants to look at after a replay, and give the account of the run.
 
     Files: ``magnitude.nii.gz``, ``labels.nii.gz`` and ``labels.seg.nrrd`` of the newest frame (`kstream export` writes
-    all frames, and DICOM), and what `rebuild` adds: ``overlay_z*.png`` for each slice with a lesion, ``overview.png``,
-    ``volume.gif``, ``run.json``, ``report.html``. Those of an earlier run are replaced.
+    all frames, and DICOM), and what `rebuild` adds: ``overlay_z*.png`` for each slice with something to see,
+    ``overview.png``, ``volume.gif``, ``run.json``, ``report.html``. Those of an earlier run are replaced. Of a cine
+    scan, ``labels_diastole.nii.gz`` and ``labels_systole.nii.gz`` hold the short axes, and the film is ``beating.gif``.
 
     Parameters
     ----------
     images : where the replay has left what came back.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    info = _account(recording, result, title, label_series)
     if magnitude_series in result.images:
         magnitude = newest_volume(result.images[magnitude_series])
         write_nifti(folder / "magnitude.nii.gz", magnitude.magnitude, magnitude.geometry, overwrite=True)
-    if label_series in result.images:
+    if label_series in result.images and info.findings:
+        write_short_axes(folder, result.images[label_series], views_of(info, recording))
+    elif label_series in result.images:
         _write_labels(folder, newest_volume(result.images[label_series]))
-    info = _account(recording, result, title, label_series)
     (folder / "run.json").write_text(info.to_json(), encoding="utf-8")
     return rebuild(folder, recording=recording, images=images if result.n_images else None)
 
@@ -71,6 +76,8 @@ def _account(
 ) -> RunInfo:
     summary = result.summary
     latency = dict(summary.get("readout_latency", {}))
+    findings, texts = _split_findings(result.texts)
+    label_latencies = tuple(summary.get("latencies_ms", {}).get("labels", ()))
     set_aside = sum(summary.get("set_aside", {}).values())
     began = datetime.now(UTC).timestamp() - (result.end_ns - result.begin_ns) / 1e9
     return RunInfo(
@@ -84,9 +91,11 @@ def _account(
         frames=summary.get("frames", 0),
         images_sent=result.n_images,
         dropped=summary.get("dropped", 0),
-        notices=tuple(_notice(text) for text in result.texts),
+        notices=tuple(_notice(text) for text in texts),
         no_image_reason="" if result.n_images else "; ".join(result.errors) or "the server sent none",
-        label_latency_ms=(summary.get("latencies_ms", {}).get("labels") or [None])[-1],
+        label_latency_ms=label_latencies[-1] if label_latencies else None,
+        label_latencies_ms=label_latencies,
+        findings=findings,
         readout_latency=_trimmed(latency),
         stages=tuple(StageTime(**stage) for stage in summary.get("stages", ())),
         timeline=_timeline(summary.get("timeline", ())),
@@ -95,6 +104,27 @@ def _account(
         model=_model(result, label_series),
         host_cpus=os.cpu_count() or 0,
     )
+
+
+def _split_findings(texts: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the server found out about the whole measurement (the last such text counts), and its other texts."""
+    found: dict[str, Any] = {}
+    others = []
+    for text in texts:
+        values = _json_object(text) if text.startswith("{") else {}
+        if str(values.get("kind", "")).endswith("findings"):
+            found = values
+        else:
+            others.append(text)
+    return found, others
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # somebody else's text that only looks like it
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _trimmed(latency: dict[str, Any]) -> Histogram:
@@ -108,24 +138,30 @@ def _trimmed(latency: dict[str, Any]) -> Histogram:
 
 
 def _timeline(marks: Any) -> tuple[TimelineEvent, ...]:
-    """Lanes from the server's marks: acquisition of each frame, reconstruction, network."""
-    at = {event: float(seconds) for event, seconds in marks}
-    events = []
-    begin = at.get("first acquisition", 0.0)
-    for event, seconds in at.items():
+    """Lanes from the server's marks: acquisition of each frame, reconstruction, network.
+
+    Slices share the names of their frames; their images come in the order of their last readouts. Labels that come
+    once more (of all frames, at the end of a cine slice) began at the newest last readout.
+    """
+    events: list[TimelineEvent] = []
+    begin = next((float(seconds) for event, seconds in marks if event == "first acquisition"), 0.0)
+    since: dict[tuple[str, str], list[float]] = {}
+    for event, moment in marks:
         found = re.fullmatch(r"(last readout|magnitude|labels) of frame (\d+)", event)
         if not found:
             continue
-        kind, frame = found[1], found[2]
+        kind, frame, seconds = found[1], found[2], float(moment)
         if kind == "last readout":
             events.append(TimelineEvent(name="acquisition", start_s=begin, end_s=seconds, detail=f"frame {frame}"))
             begin = seconds
-        elif kind == "magnitude":
-            after = at.get(f"last readout of frame {frame}", seconds)
-            events.append(TimelineEvent(name="reconstruction", start_s=after, end_s=seconds, detail=f"frame {frame}"))
-        else:
-            after = at.get(f"magnitude of frame {frame}", seconds)
-            events.append(TimelineEvent(name="network", start_s=after, end_s=seconds, detail=f"frame {frame}"))
+            for made in ("magnitude", "labels"):
+                since.setdefault((made, frame), []).append(seconds)
+            continue
+        waiting = since.get((kind, frame))
+        start, lane = waiting.pop(0) if waiting else begin, "reconstruction" if kind == "magnitude" else "network"
+        events.append(TimelineEvent(name=lane, start_s=min(start, seconds), end_s=seconds, detail=f"frame {frame}"))
+        if kind == "magnitude" and since.get(("labels", frame)):
+            since[("labels", frame)][0] = seconds  # the network begins when the image is there
     return tuple(events)
 
 

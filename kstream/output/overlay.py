@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +17,14 @@ from numpy.typing import NDArray
 
 from ..errors import ShapeError
 from ..types import Geometry, LabelTable
-from . import canvas
-from .canvas import INK, MUTED, PAPER, RULE, Colour, Pane
+from . import canvas, sheet
+from .canvas import MUTED, PAPER, Pane
+from .sheet import Legend
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PERCENTILES = (1.0, 99.7)
-NOTICE = "research use only"
-_GAP_PX = 6
-_GIF_SIDES_PX = (640, 520, 420, 340, 260, 200)
 _NO_LABELS = LabelTable(("background",), ((0, 0, 0),))
 _ZOOM_MARGIN = 0.75  # of the lesion's extent, on each side
 
@@ -89,8 +86,8 @@ def overlay_png(
     _check_shapes((magnitude, labels, truth), geometry.shape[1:])
     shown = _Slice(magnitude, labels, truth, table, geometry, window or canvas.grey_window(magnitude, PERCENTILES))
     body = _slice_with_zoom(shown, side_px) if zoom and shown.marked.any() else _slice_image(shown, side_px)
-    picture = _framed(body, title or "Label map over magnitude", _slice_name(geometry, z), _legend(shown))
-    return _save(picture, path)
+    picture = sheet.framed(body, title or "Label map over magnitude", slice_name(geometry, z), _legend(shown))
+    return sheet.save(picture, path)
 
 
 def montage_png(
@@ -118,10 +115,10 @@ def montage_png(
     box = _common_box(slices)
     panels = [_slice_image(shown, panel_px, box, letters=False) for shown in slices]
     for z, panel in zip(chosen, panels, strict=True):
-        _caption(panel, _slice_name(geometry, z))
+        sheet.caption(panel, slice_name(geometry, z))
     n_rows = -(-len(panels) // columns)
-    body = _grid(panels, -(-len(panels) // n_rows))
-    return _save(_framed(body, title or "Label map over magnitude", "", _legend(slices[0])), path)
+    body = sheet.grid(panels, -(-len(panels) // n_rows))
+    return sheet.save(sheet.framed(body, title or "Label map over magnitude", "", _legend(slices[0])), path)
 
 
 def magnitude_png(
@@ -135,10 +132,10 @@ def magnitude_png(
     panels = []
     for z in (int((2 * i + 1) * geometry.matrix[2] / (2 * n_shown)) for i in range(n_shown)):
         panel = _slice_image(_Slice(volume[z], nothing, None, _NO_LABELS, geometry, window), 420)
-        _caption(panel, _slice_name(geometry, z).removeprefix("slice "))  # room for the letter in the middle
+        sheet.caption(panel, slice_name(geometry, z).removeprefix("slice "))  # room for the letter in the middle
         panels.append(panel)
     n_rows = -(-n_shown // 3)
-    return _save(_framed(_grid(panels, -(-n_shown // n_rows)), title, "", []), path)
+    return sheet.save(sheet.framed(sheet.grid(panels, -(-n_shown // n_rows)), title, "", []), path)
 
 
 def magnitude_gif(path: str | Path, volume: NDArray[Any], geometry: Geometry, *, title: str = "") -> Path:
@@ -173,19 +170,14 @@ def overlay_gif(
     order = [(begin + step) % n_slices for step in range(n_slices)]
     slices = [_volume_slice(volume, labels, truth, table, geometry, window, z) for z in order]
     durations = [3 * frame_ms if shown.marked.any() else frame_ms for shown in slices]
-    film = b""
-    for side_px in _GIF_SIDES_PX:
-        frames = [
-            _framed(_slice_image(shown, side_px), title, _slice_name(geometry, z), _legend(shown))
+
+    def draw(side_px: int) -> list[Image.Image]:
+        return [
+            sheet.framed(_slice_image(shown, side_px), title, slice_name(geometry, z), _legend(shown))
             for z, shown in zip(order, slices, strict=True)
         ]
-        film = _gif_bytes(frames, _film_colours(table), durations)
-        if len(film) <= max_bytes:
-            break
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(film)
-    return target
+
+    return sheet.save_film(path, draw, sheet.film_colours(table), durations, max_bytes)
 
 
 def _volume_slice(
@@ -219,7 +211,7 @@ def _slice_with_zoom(shown: _Slice, side_px: int) -> Image.Image:
     from PIL import Image, ImageDraw
 
     main = _slice_image(shown, side_px)
-    crop_px = (main.height - _GAP_PX) // 2
+    crop_px = (main.height - sheet.GAP_PX) // 2
     box = _zoom_box(shown)
     frame = Pane.over(shown.full_box, shown.geometry, side_px).to_pixels(np.array([box[:2], box[2:]]))
     ImageDraw.Draw(main).rectangle([(x, y) for x, y in frame.round()], outline=MUTED)
@@ -231,12 +223,12 @@ def _slice_with_zoom(shown: _Slice, side_px: int) -> Image.Image:
     else:
         captions = ("Label map", "Ground truth")
         crops = (_zoomed(shown, pane, True, False), _zoomed(shown, pane, False, True))
-    picture = Image.new("RGB", (main.width + _GAP_PX + crop_px, main.height), PAPER)
+    picture = Image.new("RGB", (main.width + sheet.GAP_PX + crop_px, main.height), PAPER)
     picture.paste(main, (0, 0))
     for row, (crop, caption) in enumerate(zip(crops, captions, strict=True)):
-        _caption(crop, caption)
+        sheet.caption(crop, caption)
         canvas.draw_scale_bar(crop, pane, shown.geometry)
-        picture.paste(crop, (main.width + _GAP_PX, row * (main.height - crop_px)))
+        picture.paste(crop, (main.width + sheet.GAP_PX, row * (main.height - crop_px)))
     return picture
 
 
@@ -286,7 +278,7 @@ def _largest_slices(labels: NDArray[Any], truth: NDArray[Any] | None, max_slices
     return sorted(int(z) for z in largest if area[z])
 
 
-def _slice_name(geometry: Geometry, z: int) -> str:
+def slice_name(geometry: Geometry, z: int) -> str:
     """Such as ``slice 12 of 24 · 14.3 mm H``: number from 1, and position along the patient axis it is nearest to."""
     axis = int(np.argmax(np.abs(geometry.slice_dir)))
     position = geometry.slice_position_mm(z)[axis]
@@ -294,127 +286,13 @@ def _slice_name(geometry: Geometry, z: int) -> str:
     return f"slice {z + 1} of {geometry.matrix[2]} · {letter} {abs(position):.1f} mm"
 
 
-def _legend(shown: _Slice) -> list[tuple[Colour, str, bool]]:
+def _legend(shown: _Slice) -> Legend:
     """Colour, name and whether dashed, of everything that can be drawn."""
     classes = list(zip(shown.table.colours, shown.table.names, strict=True))[1:]
     entries = [(colour, name, False) for colour, name in classes]
     if shown.truth is not None:
         entries.append((canvas.truth_colour(shown.table.colours), "ground truth", True))
     return entries
-
-
-def _framed(body: Image.Image, title: str, subtitle: str, legend: Sequence[tuple[Colour, str, bool]]) -> Image.Image:
-    """The picture with a line above (title, slice) and a line below (legend, notice)."""
-    from PIL import Image, ImageDraw
-
-    size = int(np.clip(body.width / 42, 11, 24))
-    margin, band = round(0.9 * size), round(2.5 * size)
-    picture = Image.new("RGB", (body.width + 2 * margin, body.height + 2 * band), PAPER)
-    picture.paste(body, (margin, band))
-    draw = ImageDraw.Draw(picture)
-    right, top, bottom = picture.width - margin, band // 2, picture.height - band // 2
-    draw.text((right, top), subtitle, MUTED, font=canvas.font(size, subtitle), anchor="rm")
-    room = right - margin - draw.textlength(subtitle, canvas.font(size, subtitle)) - 2 * size
-    shown_title = _shortened(draw, title, size, room)
-    draw.text((margin, top), shown_title, INK, font=canvas.font(size, shown_title), anchor="lm")
-    small = size - 1
-    draw.text((right, bottom), NOTICE, MUTED, font=canvas.font(small, NOTICE), anchor="rm")
-    room = right - draw.textlength(NOTICE, canvas.font(small, NOTICE)) - size
-    _draw_legend(picture, legend, margin, bottom, small, room)
-    return picture
-
-
-def _draw_legend(
-    picture: Image.Image, legend: Sequence[tuple[Colour, str, bool]], x: float, y: int, size: int, room: float
-) -> None:
-    """Swatches and names from left to right; smaller where they do not fit, cut off under 9 pixels."""
-    from PIL import ImageDraw
-
-    draw = ImageDraw.Draw(picture)
-
-    def widths(at_size: int) -> list[float]:
-        return [3.2 * at_size + draw.textlength(name, canvas.font(at_size, name)) for _, name, _ in legend]
-
-    size = next((smaller for smaller in range(size, 9, -1) if x + sum(widths(smaller)) <= room), 9)
-    if x + sum(widths(size)) > room:  # a class less is better than an outline that nothing explains
-        legend = sorted(legend, key=lambda entry: not entry[2])
-    for (colour, name, is_dashed), width in zip(legend, widths(size), strict=True):
-        if x + width > room + size:
-            break
-        if is_dashed:
-            for part in (0.0, 0.6, 1.2):
-                draw.line((x + part * size, y, x + (part + 0.33) * size, y), fill=colour, width=2)
-        else:
-            fill = tuple(round(0.4 * c + 0.6 * p) for c, p in zip(colour, PAPER, strict=True))
-            box = (x, y - 0.45 * size, x + 1.5 * size, y + 0.45 * size)
-            draw.rectangle(box, fill=fill, outline=colour, width=2)
-        draw.text((x + 2 * size, y), name, INK, font=canvas.font(size, name), anchor="lm")
-        x += width
-
-
-def _shortened(draw: Any, text: str, size: int, room: float) -> str:
-    """The text, cut with three dots where it is wider than `room` pixels."""
-    shown = text
-    while shown and draw.textlength(shown, canvas.font(size, shown)) > room:
-        shown = shown[:-4].rstrip() + "..." if len(shown) > 4 else ""
-    return shown
-
-
-def _caption(image: Image.Image, text: str) -> None:
-    """Small text in the upper left corner, in place."""
-    from PIL import ImageDraw
-
-    size = max(13, min(18, image.width // 20))
-    canvas.shadowed_text(ImageDraw.Draw(image), (size // 2 + 2, size // 2), text, size, "la")
-
-
-def _grid(panels: Sequence[Image.Image], columns: int) -> Image.Image:
-    from PIL import Image
-
-    width, height = panels[0].size
-    rows = -(-len(panels) // columns)
-    picture = Image.new("RGB", (columns * (width + _GAP_PX) - _GAP_PX, rows * (height + _GAP_PX) - _GAP_PX), PAPER)
-    for number, panel in enumerate(panels):
-        row, column = divmod(number, columns)
-        picture.paste(panel, (column * (width + _GAP_PX), row * (height + _GAP_PX)))
-    return picture
-
-
-def _film_colours(table: LabelTable) -> list[Colour]:
-    """At most 256 colours for all frames of a film: greys, and each drawn colour over greys and towards black.
-
-    One palette for the whole film keeps still parts identical from frame to frame, which is what makes it small.
-    """
-    drawn = [*table.colours[1:], canvas.truth_colour(table.colours)][:20]
-    n_shades = min(28, 160 // (2 * len(drawn)))
-    greys = np.linspace(0, 255, 88)
-    shades = np.linspace(0, 1, n_shades)[:, None]
-    parts = [greys[:, None].repeat(3, axis=1), np.array([PAPER, INK, MUTED, RULE])]
-    for colour in np.array(drawn):
-        over_grey = canvas.FILL_ALPHA * colour + (1 - canvas.FILL_ALPHA) * 255 * shades
-        parts += [over_grey, shades * colour]
-    rounded = np.concatenate(parts).round().astype(int)[:256]
-    return [(int(red), int(green), int(blue)) for red, green, blue in rounded]
-
-
-def _gif_bytes(frames: Sequence[Image.Image], colours: Sequence[Colour], durations: Sequence[int]) -> bytes:
-    from PIL import Image
-
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([part for colour in colours for part in colour])
-    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    buffer = BytesIO()
-    indexed[0].save(
-        buffer, "GIF", save_all=True, append_images=indexed[1:], duration=list(durations), loop=0, optimize=False
-    )
-    return buffer.getvalue()
-
-
-def _save(picture: Image.Image, path: str | Path) -> Path:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(target, "PNG")
-    return target
 
 
 def _check_shapes(arrays: Sequence[NDArray[Any] | None], expected: tuple[int, ...]) -> None:

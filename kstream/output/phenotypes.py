@@ -33,6 +33,12 @@ PHENOTYPES = (
 )  # fmt: skip
 """The eighteen of paper 003, appendix A, in its order."""
 
+SLICE_MEASURES = (
+    "LV_area_max_cm2", "LV_area_min_cm2", "LV_area_change_percent", "LV_wall_area_cm2",
+    "RV_area_max_cm2", "RV_area_min_cm2", "RV_area_change_percent",
+)  # fmt: skip
+"""What a single short-axis slice shows, in place of volumes."""
+
 DISEASES = ("coronary_artery_disease", "high_blood_pressure", "hypertension")
 """The three of paper 003, table 2, in its order."""
 
@@ -82,19 +88,39 @@ def phenotypes(
     return dict(zip(PHENOTYPES, values, strict=True))
 
 
+def slice_measures(labels: Labels, geometry: Geometry) -> dict[str, float]:
+    """Areas of one short-axis slice over a heartbeat, by name (`SLICE_MEASURES`); NaN where a chamber is not seen.
+
+    Parameters
+    ----------
+    labels : uint8 ``(frames, y, x)``, indices of `HEART_LABELS`. The wall is that of the frame with the largest cavity.
+    """
+    pixel_cm2 = _pixel_mm2(geometry) / 100
+    cavity, wall, right = (
+        (labels == index).sum(axis=(1, 2)) * pixel_cm2 for index in (LV_CAVITY, LV_MYOCARDIUM, RV_CAVITY)
+    )
+    left = _four(float(cavity.max()), float(cavity.min()))
+    other = _four(float(right.max()), float(right.min()))
+    values = [left[0], left[1], left[3], float(wall[int(np.argmax(cavity))]), other[0], other[1], other[3]]
+    return dict(zip(SLICE_MEASURES, values, strict=True))
+
+
 def _four(large: float, small: float) -> tuple[float, float, float, float]:
     """Largest and smallest volume, stroke volume, ejection fraction in percent."""
     return large, small, large - small, 100 * (1 - small / large) if large > 0 else float("nan")
 
 
 def _simpson_ml(inside: NDArray[np.bool_], geometries: Sequence[Geometry]) -> Curve:
-    """Volume in every frame: sum of areas ``(slices, frames, y, x)`` times the mean distance of neighbouring slices."""
-    if not geometries:
+    """Volume in every frame: sum of areas ``(slices, frames, y, x)`` times the mean distance of neighbouring slices.
+
+    NaN for fewer than two slices: one slice has an area (`slice_measures`), and nobody knows how long the chamber is.
+    """
+    if len(geometries) < 2:
         return np.full(inside.shape[1], np.nan)
     areas = inside.sum(axis=(2, 3)) * np.array([_pixel_mm2(g) for g in geometries])[:, None]
     normal = np.array(geometries[0].slice_dir)
     heights = np.sort([float(np.array(g.position_mm) @ normal) for g in geometries])
-    distance = float(np.diff(heights).mean()) if len(heights) > 1 else geometries[0].voxel_size_mm[2]
+    distance = float(np.diff(heights).mean())
     return np.asarray(areas.sum(axis=0) * distance / 1000)
 
 

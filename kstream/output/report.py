@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..types import Notice
-from .runinfo import Histogram, Lesion, RunInfo, TimelineEvent
+from .runinfo import Histogram, Lesion, Phenotype, RunInfo, TimelineEvent
 
 # The chart is drawn in these three colours, which are then replaced by the page's own for light and dark.
 _CHART_COLOURS = {"#010203": "var(--ink)", "#040506": "var(--muted)", "#070809": "var(--accent)"}
@@ -80,6 +80,8 @@ def write_report(path: str | Path, run: RunInfo, images: Sequence[tuple[str, byt
         log=[notice for notice in run.notices if notice.level == "info"],
         tiles=_tiles(run),
         lesions=_lesion_cards(run),
+        whiskers=[_whisker_svg(phenotype) for phenotype in run.phenotypes],
+        slice_latency_svg=_slice_latency_svg(run),
         rest=run.lesions[_MAX_LESIONS:],
         pictures=[(caption, _data_uri(content)) for caption, content in images],
         histogram_svg=_histogram_svg(run.readout_latency) if run.readout_latency.n_samples else "",
@@ -113,13 +115,19 @@ def _urgent(run: RunInfo) -> list[Notice]:
 def _tiles(run: RunInfo) -> list[_Tile]:
     """The headline figures, what was not measured left out."""
     tiles = []
-    if run.dice is not None:
+    if run.dice is not None and run.classes:
+        tiles.append(_Tile("Mean Dice", f"{run.dice:.3f}", note="of the classes, all voxels against ground truth"))
+    elif run.dice is not None:
         tiles.append(_Tile("Lesion Dice", f"{run.dice:.3f}", note="all voxels of the volume against ground truth"))
     if run.lesions:
         total_ml = sum(lesion.volume_ml for lesion in run.lesions)
         regions = "region" if len(run.lesions) == 1 else "regions"
         tiles.append(_Tile("Labelled", f"{total_ml:.2f}", "ml", f"in {len(run.lesions)} {regions}"))
-    if run.label_latency_ms is not None:
+    if run.is_slice_by_slice:
+        middle, worst = (float(f(run.label_latencies_ms)) for f in (np.median, max))
+        note = f"a slice's last line to its labels; median, longest {format_ms(worst)} ms"
+        tiles.append(_Tile("Latency", format_ms(middle), "ms", note))
+    elif run.label_latency_ms is not None:
         tiles.append(_Tile("Latency", format_ms(run.label_latency_ms), "ms", "last readout to label"))
     if run.false_positive_ml is not None:
         tiles.append(_Tile("False positives", f"{run.false_positive_ml:.2f}", "ml", "labelled where no lesion is"))
@@ -188,6 +196,64 @@ def _curve_svg(lesion: Lesion, times_s: Sequence[float], scale: tuple[float, flo
     axis = "seconds after the first frame" if has_times else "frame"
     parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 34}" text-anchor="middle">{axis}</text>')
     parts.append('<text x="4" y="12">enhancement (%)</text></svg>')
+    return "".join(parts)
+
+
+_WHISKER_PERCENT = 60.0
+"""Half the width of the axis on which phenotypes are compared with their truth."""
+
+
+def _whisker_svg(row: Phenotype) -> str:
+    """How far a value is from its truth, in percent of it, with the test error as a bar; empty without truth."""
+    if not row.truth:
+        return ""
+    middle, half = 100.0, 94.0
+
+    def place(value: float) -> float:
+        percent = 100 * (value / float(row.truth or 1) - 1)
+        return middle + half * float(np.clip(percent / _WHISKER_PERCENT, -1, 1))
+
+    parts = ['<svg viewBox="0 0 200 30" preserveAspectRatio="xMinYMid" role="img" aria-label="Against the truth">']
+    parts.append(f'<line class="grid" x1="{middle - half}" x2="{middle + half}" y1="15" y2="15"/>')
+    parts.append(f'<line class="axis" x1="{middle}" x2="{middle}" y1="3" y2="27"/>')
+    both = row.from_labels is not None and row.from_network is not None
+    pairs = ((row.from_labels, row.labels_error, "labels"), (row.from_network, row.network_error, "network"))
+    for number, (value, error, name) in enumerate(pairs):
+        if value is None:
+            continue
+        x, y = place(value), 15.0 + (0 if not both else 6 if number else -6)
+        if error:
+            low, high = place(value - error), place(value + error)
+            parts.append(f'<line class="{name}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
+            ends = (f'x1="{end:.1f}" x2="{end:.1f}" y1="{y - 3}" y2="{y + 3}"' for end in (low, high))
+            parts += [f'<line class="{name}" {end}/>' for end in ends]
+        title = f"{name}: {100 * (value / row.truth - 1):+.0f} % of the truth"
+        parts.append(f'<circle class="{name}" cx="{x:.1f}" cy="{y}" r="3.5"><title>{title}</title></circle>')
+    return "".join((*parts, "</svg>"))
+
+
+def _slice_latency_svg(run: RunInfo) -> str:
+    """One bar for each label map of a scan that is segmented slice by slice."""
+    values = run.label_latencies_ms
+    if not run.is_slice_by_slice:
+        return ""
+    width, height, top = 640.0, 150.0, max(values)
+    step = (width - 60) / len(values)
+    parts = [f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="Latency of each slice">']
+    for part in (0.0, 0.5, 1.0):
+        y = 120 - 100 * part
+        parts.append(f'<line class="grid" x1="56" x2="{width:.0f}" y1="{y:.0f}" y2="{y:.0f}"/>')
+        parts.append(f'<text x="50" y="{y + 4:.0f}" text-anchor="end">{format_ms(top * part)}</text>')
+    for number, value in enumerate(values):
+        x, high = 60 + number * step, 100 * value / top
+        title = f"label map {number + 1}: {format_ms(value)} ms"
+        parts.append(
+            f'<rect class="bar" x="{x:.1f}" y="{120 - high:.1f}" width="{0.75 * step:.1f}" height="{high:.1f}">'
+            f"<title>{title}</title></rect>"
+        )
+    parts.append('<text x="4" y="14">ms</text>')
+    axis = "slices, as they were finished"
+    parts.append(f'<text x="{(width + 60) / 2}" y="144" text-anchor="middle">{axis}</text></svg>')
     return "".join(parts)
 
 

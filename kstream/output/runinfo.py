@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -109,6 +109,45 @@ class Score(_Record):
     truth_ml: float = 0.0
 
 
+class ClassScore(_Record):
+    """Agreement with the ground truth of one class of a label map of several; `dice` is None if neither has it."""
+
+    name: str
+    dice: float | None = Field(default=None, ge=0, le=1)
+    volume_ml: float = 0.0
+    truth_ml: float = 0.0
+    colour: tuple[int, int, int] = (0, 0, 0)
+
+
+class Phenotype(_Record):
+    """A number about the heart.
+
+    Parameters
+    ----------
+    from_labels : measured on the label maps; None if these views or classes do not show it.
+    from_network : what a network gave by itself; None if it has no such output.
+    truth : of the simulated heart, where it is known.
+    labels_error, network_error : mean absolute error over the model's test cohort, from its bundle; None if that does
+        not say.
+    """
+
+    name: str
+    unit: str
+    from_labels: float | None = None
+    from_network: float | None = None
+    truth: float | None = None
+    labels_error: float | None = Field(default=None, ge=0)
+    network_error: float | None = Field(default=None, ge=0)
+
+
+class Chance(_Record):
+    """Probability of a disease, and whether the simulated person has it, where that is known."""
+
+    name: str
+    probability: float = Field(ge=0, le=1)
+    truth: bool | None = None
+
+
 class Lesion(_Record):
     """One connected region of the label map.
 
@@ -170,10 +209,14 @@ class RunInfo(_Record):
     notices : what the user should read; warnings and errors come first in the report.
     no_image_reason : why nothing went back; empty if something did.
     label_latency_ms : from the last sample of a frame to its label map, for the last frame; None without a label map.
+    label_latencies_ms : the same of all label maps, in the order in which they were sent.
     readout_latency : from arrival of each readout to the end of its work.
     scores, dice, false_positive_ml : against ground truth, where known; `dice` is that of all lesions of the exam, None
         without lesions; false-positive volume counts voxels in components that touch no lesion.
     lesions : what was labelled, largest first.
+    classes : of a label map that names tissues or chambers; then `dice` is the mean over them.
+    findings : what the server told about the whole measurement, as it told it.
+    phenotypes, probabilities : of a cine scan; `phenotypes_note` says where errors and truth come from.
     frame_times_s : beginning of each frame after that of the first; empty if the recording does not say.
     settings : configuration with origins, in its own order.
     versions : of Python and of the packages that matter.
@@ -193,6 +236,7 @@ class RunInfo(_Record):
     notices: tuple[Notice, ...] = ()
     no_image_reason: str = ""
     label_latency_ms: float | None = None
+    label_latencies_ms: tuple[float, ...] = ()
     readout_latency: Histogram = Histogram()
     stages: tuple[StageTime, ...] = ()
     timeline: tuple[TimelineEvent, ...] = ()
@@ -200,11 +244,21 @@ class RunInfo(_Record):
     dice: float | None = Field(default=None, ge=0, le=1)
     false_positive_ml: float | None = Field(default=None, ge=0)
     lesions: tuple[Lesion, ...] = ()
+    classes: tuple[ClassScore, ...] = ()
+    findings: dict[str, Any] = Field(default_factory=dict)
+    phenotypes: tuple[Phenotype, ...] = ()
+    phenotypes_note: str = ""
+    probabilities: tuple[Chance, ...] = ()
     frame_times_s: tuple[float, ...] = ()
     settings: tuple[Setting, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     model: ModelUsed | None = None
     host_cpus: int = Field(default=0, ge=0)
+
+    @property
+    def is_slice_by_slice(self) -> bool:
+        """Slices were segmented one after another, each with a latency of its own."""
+        return bool(self.classes) and not self.findings and len(self.label_latencies_ms) > 1
 
     def to_json(self) -> str:
         """The text of ``run.json``."""
@@ -237,10 +291,14 @@ class RunInfo(_Record):
             f"images sent {self.images_sent}",
             f"dropped {self.dropped}",
         ]
-        if self.label_latency_ms is not None:
+        if self.is_slice_by_slice:
+            median, longest = np.median(self.label_latencies_ms), max(self.label_latencies_ms)
+            parts.append(f"last line of a slice to its labels {median:.0f} ms, longest {longest:.0f} ms")
+        elif self.label_latency_ms is not None:
             parts.append(f"last readout to label {self.label_latency_ms:.0f} ms")
         if self.dice is not None:
-            parts.append(f"Dice {self.dice:.3f}")
+            by_class = ", ".join(f"{c.name.replace('_', ' ')} {c.dice:.3f}" for c in self.classes if c.dice is not None)
+            parts.append(f"Dice {self.dice:.3f}" + (f" ({by_class})" if by_class else ""))
         if not self.images_sent:
             parts.append(f"no image: {self.no_image_reason or 'reason unknown'}")
         return ", ".join(parts)

@@ -29,8 +29,8 @@ import zmq
 
 from ..engines.array_engine import ArrayEngine
 from ..errors import ConfigError, KstreamError, ModelError, PeerError
-from ..models.bundle import shipped
-from ..segment import Segmenter
+from ..models.bundle import Bundle, shipped
+from ..segment import ModelInfo, Segmenter
 from ..stream import StageError
 from .worker_wire import (
     COPY_BELOW_BYTES,
@@ -274,7 +274,7 @@ class Worker:
             return encode_head("busy", number), memoryview(b"")  # this worker ends, or whoever asked has given up
         try:
             if job.head["kind"] == "describe":
-                info = info_fields(self._segmenter(str(job.head.get("model"))).info)
+                info = info_fields(self._described(str(job.head.get("model"))))
                 return encode_head("describe", number, info=info), memoryview(b"")
             return self._evaluate(job) if job.head["kind"] == "evaluate" else self._segment(job)
         except KstreamError as error:
@@ -331,6 +331,14 @@ class Worker:
                 where=options.address,
                 hint="kstream worker --model NAME; it serves: " + ", ".join(options.models or shipped()),
             )
+
+    def _described(self, model: str) -> ModelInfo:
+        """What a session needs to know of a model, which is loaded now."""
+        self._check_allowed(model)
+        if model in self._models or not self._source.takes_arrays(model):
+            return self._segmenter(model).info
+        self._array_engine(model)
+        return ModelInfo.of(Bundle.load(model).info)
 
     def _segmenter(self, model: str) -> Segmenter:
         """A model that this worker may serve, loaded at its first use."""

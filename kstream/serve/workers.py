@@ -497,6 +497,7 @@ class ModelWorkers:
                 self._is_stopping.wait(pause_s(n_failed))
                 continue
             n_failed = 0
+            log.info("%s is ready", slot.name)
             self._set(slot, "free")
             self._until_lost(slot, link)
             self._close(slot, link)
