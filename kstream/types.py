@@ -406,12 +406,12 @@ class ScaledKSpace:
     ----------
     data : complex64 ``(z, y, x)``; y and x are Fourier axes, z is a slice axis; samples that were not measured are
         exactly 0; dimensionless.
-    scale : what was divided by.
+    scale : what was divided by; its phase is that of the centre of k-space.
     early : ``(readouts that have come, readouts that will)`` of a frame that is not full yet; None at its end.
     """
 
     data: Complex
-    scale: float
+    scale: complex
     frame: int
     slice: int
     received_ns: int

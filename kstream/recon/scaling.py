@@ -1,4 +1,4 @@
-"""Units that a network knows: k-space over a brightness of its own image."""
+"""Units that a network knows: k-space over a brightness of its own image, turned to the phase of its own centre."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ def image_scale(kspace: Complex) -> float:
     return scale if scale > 0 else 1.0
 
 
+def unit(kspace: Complex) -> np.complex64:
+    """What k-space ``(..., y, x)`` is divided by: `image_scale`, with the phase of the centre sample of all its planes.
+
+    The phase of a receiver is arbitrary. A network that saw 17 heads lost the part of a new one whose phase none of
+    them had; with the mean phase of the image set to 0, what is left is how the phase changes over it.
+    """
+    y, x = (n // 2 for n in kspace.shape[-2:])
+    phase = np.angle(np.sum(kspace[..., y, x]))  # 0 where nothing was measured
+    return np.complex64(image_scale(kspace) * np.exp(1j * phase))
+
+
 def scaled(kspace: Complex) -> Complex:
-    """K-space ``(..., y, x)`` over `image_scale`: what networks are trained on and given."""
-    return np.asarray(kspace / np.float32(image_scale(kspace)), np.complex64)
+    """K-space ``(..., y, x)`` over its `unit`: what networks are trained on and given."""
+    return np.asarray(kspace / unit(kspace), np.complex64)
 
 
 class ScaleKSpace:
@@ -43,6 +54,6 @@ class ScaleKSpace:
 
 
 def _scaled(item: KSpace, early: tuple[int, int] | None) -> ScaledKSpace:
-    scale = image_scale(item.data)
-    data = np.asarray(item.data / np.float32(scale), np.complex64)
-    return ScaledKSpace(data, scale, item.frame, item.slice, item.received_ns, item.geometry, early)
+    scale = unit(item.data)
+    data = np.asarray(item.data / scale, np.complex64)
+    return ScaledKSpace(data, complex(scale), item.frame, item.slice, item.received_ns, item.geometry, early)

@@ -11,7 +11,7 @@ from kstream.errors import ScanError
 from kstream.recon.calibration import EspiritSettings
 from kstream.recon.fourier import to_image, to_kspace
 from kstream.recon.lines import PlaceLines
-from kstream.recon.scaling import ScaleKSpace, image_scale, scaled
+from kstream.recon.scaling import ScaleKSpace, image_scale, scaled, unit
 from kstream.types import EarlyKSpace, FrameEnd, FrameProgress, Geometry, KSpace, Readout, ScaledKSpace, Scan
 
 NX, NY = 24, 27
@@ -148,3 +148,13 @@ def test_scaling_leaves_zeros_and_the_frame_itself_alone() -> None:
     assert (made.frame, made.slice, made.received_ns, made.early) == (2, 3, 4, None)
     (early,) = ScaleKSpace().push(EarlyKSpace(frame, 7, 9))
     assert early.early == (7, 9)
+
+
+def test_the_phase_of_the_receiver_does_not_reach_a_network() -> None:
+    data = kspace()[None]
+    turned = (data * np.exp(2.5j)).astype(np.complex64)
+    np.testing.assert_allclose(scaled(turned), scaled(data), atol=2e-6 * float(np.abs(data).max()))
+    centre = complex(scaled(data)[..., NY // 2, NX // 2].ravel()[0])
+    assert abs(centre.imag) < 1e-6 * centre.real
+    assert abs(unit(turned)) == pytest.approx(image_scale(data), rel=1e-6)
+    assert unit(np.zeros((NY, NX), np.complex64)) == 1.0

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import RecordingError
-from ...recon.scaling import image_scale
+from ...recon.scaling import unit
 from ...simulate.brain.exam import add_noise
 from ...simulate.brain.lines import Lines, gaussian_lines
 from ...simulate.brain.protocol import BrainProtocol
@@ -49,11 +49,11 @@ class HeadExam:
         Returns
         -------
         Two complex64 ``(y, x)`` of equal noise; lines that are not kept are 0 in the first. Both are over the
-        `image_scale` of the first, as the stream does it (`recon.scaling`).
+        `unit` of the first, as the stream does it (`recon.scaling`).
         """
         full = add_noise(self.samples[z], noise * self.white, rng)
         under = np.where(lines[:, None], full, 0).astype(np.complex64)
-        scale = np.float32(image_scale(under))
+        scale = unit(under)
         return under / scale, full / scale
 
 

@@ -112,7 +112,8 @@ class BreastRecipe(Recipe[Experiment]):
 
     def facts(self) -> dict[str, str]:
         network, schedule = self.experiment.network, self.experiment.schedule
-        counted, paper = cost(network.architecture, network.arguments), cost(network.architecture)
+        full_width = {k: v for k, v in network.arguments.items() if "channels" not in k and k != "width"}
+        counted, paper = cost(network.architecture, network.arguments), cost(network.architecture, full_width)
         arguments = {**architecture(network.architecture).arguments, **network.arguments}
         return {
             "network": network.architecture,

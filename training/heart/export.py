@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...models.bundle import BundleInfo, TensorSpec, save_array_bundle
+from ...models.registry import architecture
 from .experiment import HeartExperiment
 from .tasks import networks
 
@@ -63,8 +64,56 @@ def export_bundle(experiment: HeartExperiment, network: nn.Module, folder: Path,
         outputs=tuple(_spec(n, example[n]) for n in outputs),
     )
     state = {key: value.cpu().numpy() for key, value in network.state_dict().items()}
-    card = f"# {experiment.name}\n\n{experiment.description}\n\nTrained on simulated hearts. {info.intended_use}\n"
-    return save_array_bundle(folder, info, state, example, card).info.sha256
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    return save_array_bundle(folder, info, state, example, model_card(info, experiment, n_parameters)).info.sha256
+
+
+def model_card(info: BundleInfo, experiment: HeartExperiment, n_parameters: int) -> str:
+    """Text of the card, in Markdown."""
+    entry, data, protocol = architecture(info.architecture), experiment.data, experiment.protocol("train")
+    arguments = ", ".join(f"{key} {value}" for key, value in info.arguments.items())
+    factors = ", ".join(f"{factor:g}" for factor in data.accelerations)
+    tables = "\n".join(_table(cohort, metrics) for cohort, metrics in info.metrics.items())
+    return f"""# {info.name}
+
+{info.description}
+
+**Intended use.** {info.intended_use} Trained on simulated scans of simulated hearts only; it has never seen a
+person, and its numbers say nothing about patients.
+
+**Network.** `{info.architecture}`: {entry.description} ({entry.paper}); {arguments}. {n_parameters:,} parameters.
+
+**Input.** {"; ".join(f"{spec.name}: {spec.description}" for spec in info.inputs)}.
+**Output.** {"; ".join(f"{spec.name}: {spec.description}" for spec in info.outputs)}.
+**Classes.** {", ".join(info.labels.names)}.
+
+**Training.** {len(experiment.cohorts["train"].seeds)} simulated subjects (kstream simulate --case heart), views
+{", ".join(data.views)}, {protocol.matrix} x {protocol.matrix} x {protocol.n_frames}, accelerations {factors}
+({data.density}); {experiment.schedule.steps} steps of {experiment.schedule.batch}. The experiment is
+`{experiment.name}.toml` in this folder; it is run by
+
+    kstream train {experiment.name}.toml
+
+**Licence.** {info.licence}.
+
+## Evaluation
+
+Subjects that were used neither in training nor in selection. A Dice that does not change with the acceleration comes
+from where hearts usually lie more than from what was measured: see the controls of `training/studies/heart-disk.toml`.
+
+{tables}"""
+
+
+def _table(cohort: str, metrics: Mapping[str, Any]) -> str:
+    """Numbers of a cohort, and the errors of its phenotypes if there are."""
+    lines = [f"### {cohort}", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4g} |" for name, value in metrics.items() if not isinstance(value, dict)]
+    if errors := metrics.get("phenotype_errors"):
+        lines += ["", "| phenotype | mean absolute error | its deviation | bias | r |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {n} | {e['mae']:.3g} | {e['mae_sd']:.3g} | {e['bias']:.3g} | {e['r']:.2f} |" for n, e in errors.items()
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _spec(name: str, array: np.ndarray[Any, Any]) -> TensorSpec:

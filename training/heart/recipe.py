@@ -11,7 +11,8 @@ import torch
 
 from ...errors import ConfigError
 from ...models.registry import build
-from ..fit import BEST, Stage, Validation
+from ..experiment import write_experiment
+from ..fit import BEST, METRICS, Stage, Validation
 from ..recipes import Evaluation, Recipe
 from ..scores import Row, write_rows
 from ..study import Study
@@ -79,6 +80,9 @@ class HeartRecipe(Recipe[HeartExperiment]):
         subjects = self._subjects("train", cache)
         _, network = trained(experiment, subjects, subjects, self.weights(run))
         written = export_bundle(experiment, network, bundle, metrics)
+        write_experiment(experiment, bundle / f"{experiment.name}.toml")
+        steps = self.weights(run).with_name(METRICS).read_text("utf-8")
+        (bundle / "training.jsonl").write_text(steps, encoding="utf-8")
         return f"{bundle}: sha256 {written[:12]}"
 
     def check(self, evaluation: Evaluation) -> None:
