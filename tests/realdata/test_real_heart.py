@@ -10,7 +10,7 @@ from kstream.recon.fourier import to_image, to_kspace
 from kstream.simulate.heart.images import HeartScene
 from kstream.simulate.heart.lines import sampled_lines
 from kstream.simulate.heart.views import plan_views
-from kstream.training.heart.tasks import slice_points
+from kstream.training.heart.slices import slice_points
 from kstream.training.readers.cine import CineView, read_uk_biobank, synthetic_kspace_images
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "real" / "labelled" / "cardiac"

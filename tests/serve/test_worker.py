@@ -335,7 +335,10 @@ def test_labels_of_a_worker_are_those_of_this_process_to_the_byte(pool: Pool, tm
     [there], [here] = remote.push(item), local.push(item)
     assert there.labels.any()
     assert there.labels.tobytes() == here.labels.tobytes()
-    assert (there.provenance, there.table) == (here.provenance, here.table)
+    assert there.table == here.table
+    proofs = [each.provenance.pop("gate") for each in (there, here)]  # in float64 where that does not take too long
+    assert all(proof.startswith("4x21x35 against float") for proof in proofs)
+    assert there.provenance == here.provenance
 
 
 def test_a_server_with_workers_does_not_import_torch() -> None:
