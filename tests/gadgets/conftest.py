@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from kstream.serve.settings import LOOPBACK, ServerSettings
 from kstream.serve.store import ModelStore
 from tests.gadgets.gadgetron_double import Gadgetron, Launch
 from tests.serve.test_store import bundle
+from tests.threads import assert_none_left
 
 MakeDoor = Callable[..., GadgetDoor]
 
@@ -35,10 +35,7 @@ def doors() -> Iterator[MakeDoor]:
         door.stop(5.0)
     for server in servers:
         server.stop(0.0)
-    left = [t for t in threading.enumerate() if t.name.startswith("kstream")]
-    for thread in left:
-        thread.join(5)
-    assert not [t.name for t in left if t.is_alive()]
+    assert_none_left()
 
 
 @pytest.fixture

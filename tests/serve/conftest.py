@@ -12,6 +12,7 @@ import pytest
 from kstream.mrd.codec import Decoder, encode
 from kstream.mrd.messages import Close, Image, Text
 from kstream.serve.server import MrdServer, ServerSettings
+from tests.threads import assert_none_left
 
 
 @dataclass
@@ -78,7 +79,4 @@ def serving(settings: ServerSettings) -> Iterator[MrdServer]:
     server.stop()
     thread.join(10)
     assert not thread.is_alive()
-    left = [t for t in threading.enumerate() if t.name.startswith("kstream")]
-    for t in left:
-        t.join(5)
-    assert not [t for t in left if t.is_alive()]
+    assert_none_left()

@@ -21,6 +21,7 @@ from kstream.mrd.recovering import recover_journal
 from kstream.serve.journal import JournalFolder, SessionJournal
 from kstream.serve.replay import replay
 from tests.scans import StackOfStars
+from tests.threads import assert_none_left
 
 CHUNK = bytes(range(256)) * 41
 
@@ -28,10 +29,7 @@ CHUNK = bytes(range(256)) * 41
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    left = [t for t in threading.enumerate() if t.name.startswith("kstream-journal")]
-    for thread in left:
-        thread.join(10)
-    assert not [t for t in left if t.is_alive()]
+    assert_none_left("kstream-journal")
 
 
 def records(path: Path) -> tuple[list[bytes], JournalReader]:
