@@ -16,7 +16,8 @@ from kstream.simulate.breast.exam import save_exam, simulate_breast_exam
 from kstream.simulate.breast.protocol import BreastProtocol
 from kstream.training.breast.data import simulate_exam
 
-NAME = "breast-hybrid-small"
+NAME = "breast-gate-small"
+TRAINED_WITH = ("gridding.angles=gaps",)
 SMALL = {"matrix": 64, "n_slices": 20, "n_spokes": 34, "n_coils": 4, "n_lesions": 2}
 
 
@@ -34,7 +35,7 @@ def labels_through_the_socket(
 
 def labels_of_the_training_loop(protocol: dict[str, int], seed: int) -> np.ndarray:
     bundle = Bundle.load(NAME)
-    exam = simulate_exam(seed, protocol, "breast-dce-recon", ())
+    exam = simulate_exam(seed, protocol, "breast-dce-recon", TRAINED_WITH)
     difference = exam.difference(2)
     return segment_volume(difference, load_engine(bundle), bundle.info.patch_depth, bundle.info.patch_stride)
 

@@ -190,7 +190,7 @@ def test_a_page_that_comes_later_shows_everything(page: Page) -> None:
     assert page.inner_text("#state") == "completed"
     assert page.inner_text("#progress-text").endswith("3 frames, 64 images")
     assert re.search(r"lesion: [\d.]+ ml", page.inner_text("#legend"))
-    assert "breast-hybrid-small" in page.inner_text("#legend")
+    assert "breast-gate-small" in page.inner_text("#legend")
     assert "% of the cells" in page.inner_text("#density-note")
     assert "goldenangle" in page.inner_text("#kspace-note")
     assert "labels of frame 2" in page.inner_text("#latency-note")
