@@ -31,7 +31,7 @@ from typing import Any
 from ..errors import KstreamError
 
 BASELINE = "eager float32"
-SHIPPED = "breast-hybrid-small"
+SHIPPED = "breast-gate-small"
 
 # engine, precision, transform; the first is the baseline, the second what kstream serves with by default
 VARIANTS: dict[str, tuple[str, str, str]] = {
@@ -62,7 +62,7 @@ QUICK = {"default bundle 8x32x32": (SHIPPED, (8, 32, 32))}
 QUICK_VARIANTS = (BASELINE, "default", "torch bf16", "openvino bf16")
 
 DEFAULT_RATIO = 2.5
-BEST_RATIO = {"breast-magnitude": 3.3, "breast-hybrid": 4.8, SHIPPED: 4.8}
+BEST_RATIO = {"breast-magnitude": 3.3, "breast-hybrid": 4.8, SHIPPED: 3.3}  # the shipped one does its work in the image
 PART_OF_PEAK = 0.6
 """What is demanded: times faster than eager float32 of the default and of the best engine, and of the measured peak."""
 

@@ -14,7 +14,7 @@ import pytest
 from kstream.benchmarks.patch_runner import PatchProcess, patches_on
 from kstream.benchmarks.turns import Turns
 
-MODEL = "breast-hybrid-small"
+MODEL = "breast-gate-small"
 
 
 @pytest.fixture(scope="module")

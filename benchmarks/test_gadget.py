@@ -20,7 +20,7 @@ from kstream.simulate.breast.protocol import BreastProtocol
 spec = pytest.importorskip("tests.gadgets.specification", reason="Gadgetron's double is among the checkout's tests")
 double = pytest.importorskip("tests.gadgets.gadgetron_double")
 
-MODEL = "breast-hybrid-small"
+MODEL = "breast-gate-small"
 PROTOCOL = BreastProtocol(matrix=64, n_slices=16, n_spokes=34, n_coils=4, n_lesions=1)
 TINY = BreastProtocol(matrix=16, n_slices=16, n_spokes=13, n_coils=4, n_lesions=1)
 Scan = tuple[bytes, bytes]

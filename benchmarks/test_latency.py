@@ -17,7 +17,7 @@ from kstream.benchmarks.client import Server, measure, serving, wait_until_idle
 from kstream.benchmarks.scans import Size, header_of, messages
 from kstream.benchmarks.turns import OURS, Turns
 
-MODEL = "breast-hybrid-small"
+MODEL = "breast-gate-small"
 LABELS, MAGNITUDES = 2, 1
 SMALL = Size(matrix=64, n_slices=16, n_partitions=13, n_coils=8, n_spokes=34, n_frames=2)
 TINY = Size(matrix=16, n_slices=16, n_partitions=5, n_coils=4, n_spokes=13, n_frames=2)

@@ -17,7 +17,7 @@ from kstream.segment import Segment
 from kstream.serve.workers import ModelWorkers, WorkerSettings
 from kstream.types import Difference, Geometry, LabelMap
 
-MODEL = "breast-hybrid-small"
+MODEL = "breast-gate-small"
 CONFIG = SegmentConfig(model=MODEL, frames=(), on_failure="stop")
 IDLE = (sys.executable, "-P", "-m", "kstream.benchmarks.idle_worker")
 COLD = """

@@ -62,6 +62,28 @@ def radius(height: int, width: int, like: Tensor) -> Tensor:
     return torch.sqrt(y[:, None].square() + x[None, :].square())[None, None, None]
 
 
+class PlaneConv3d(nn.Conv3d):
+    """Convolution within slices, kernel ``(1, k, k)``, padded to the same size.
+
+    It is computed as a 2-D one: for one patch of few channels torch's 3-D convolution on a CPU leaves its fast library
+    (three fifths of the time of a whole `GateUNet` in bfloat16 otherwise).
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int = 1) -> None:
+        super().__init__(n_in, n_out, (1, kernel, kernel), padding=(0, kernel // 2, kernel // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, n_in, z, y, x)`` to ``(batch, n_out, z, y, x)``."""
+        batch, n_in, depth, height, width = x.shape
+        weight, pad = self.weight[:, :, 0], self.kernel_size[-1] // 2
+        if not pad:
+            flat = functional.conv2d(x.reshape(batch, n_in, depth * height, width), weight, self.bias)
+            return flat.reshape(batch, self.out_channels, depth, height, width)
+        slices = x.transpose(1, 2).reshape(batch * depth, n_in, height, width)
+        planes = functional.conv2d(slices, weight, self.bias, padding=pad)
+        return planes.reshape(batch, depth, self.out_channels, height, width).transpose(1, 2)
+
+
 class KSpaceGate(nn.Module):
     """Gains for each sample of k-space from what is known at it.
 
@@ -82,11 +104,11 @@ class KSpaceGate(nn.Module):
         self.window = window
         n_gated = n_features - 1
         self.layers = nn.Sequential(
-            nn.Conv3d(N_CUES, hidden, 1),
+            PlaneConv3d(N_CUES, hidden),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Conv3d(hidden, hidden, 1),
+            PlaneConv3d(hidden, hidden),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Conv3d(hidden, n_gated, 1),
+            PlaneConv3d(hidden, n_gated),
         )
         self.exponents = nn.Parameter(torch.linspace(0, 1, n_gated))
 
@@ -120,13 +142,12 @@ class ConsistentDenoiser(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        kernel, pad = (1, 3, 3), (0, 1, 1)
         self.layers = nn.Sequential(
-            nn.Conv3d(2, width, kernel, padding=pad),
+            PlaneConv3d(2, width, 3),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Conv3d(width, width, kernel, padding=pad),
+            PlaneConv3d(width, width, 3),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Conv3d(width, 2, kernel, padding=pad),
+            PlaneConv3d(width, 2, 3),
         )
         self.consistency = DataConsistency("learned", weight=10.0)
 
