@@ -5,6 +5,9 @@
 The server is `kstream serve` in a process of its own; the client in this process sends one readout after another at
 the given pace and notes how far it falls behind, which it does when the server's queue is full. With a network, see
 ``full_frame.py``.
+
+The exit code is 1, with a line for each promise that was not kept: if the server took 4 GiB or more, a readout was sent
+over a second late or dropped, or the coil maps were not ready before the first readout of frame 1.
 """
 
 from __future__ import annotations
@@ -12,11 +15,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kstream.benchmarks.client import cpu_s, measure, serving
 from kstream.benchmarks.scans import Size, header_of, messages
+
+MOST_GIB = 4.0
+MOST_LATE_S = 1.0
+
+
+def broken_promises(found: Mapping[str, Any], n_frames: int) -> list[str]:
+    """What a run did not keep of what is promised at the scanner's pace, a line each."""
+    broken = []
+    if found["peak_gib"] >= MOST_GIB:
+        broken.append(f"the server took {found['peak_gib']:.2f} GiB, and must stay under {MOST_GIB:g}")
+    if found["sender_late_s"] > MOST_LATE_S:
+        broken.append(f"a readout was sent {found['sender_late_s']:.2f} s late, more than {MOST_LATE_S:g} s")
+    if n_frames > 1:
+        ready_s, due_s = found["maps_ready_s"], found["first_readout_of_frame_1_s"]
+        if ready_s is None:
+            broken.append("coil maps were never told to be ready")
+        elif ready_s >= due_s:
+            broken.append(f"coil maps were ready after {ready_s:.1f} s, and frame 1 began after {due_s:.1f}")
+    if found["dropped"]:
+        broken.append(f"{found['dropped']} readouts were dropped")
+    return broken
 
 
 def run(size: Size, per_second: float, preset: str, settings: list[str]) -> dict[str, Any]:
@@ -46,7 +72,8 @@ def run(size: Size, per_second: float, preset: str, settings: list[str]) -> dict
     }
 
 
-def main() -> None:
+def main() -> int:
+    """Exit code 0 if all promises were kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readouts-per-second", type=float, default=400.0)
     parser.add_argument("--frames", type=int, default=2)
@@ -61,7 +88,11 @@ def main() -> None:
     print(text)
     if arguments.json:
         arguments.json.write_text(text + "\n")
+    broken = broken_promises(found, arguments.frames)
+    for line in broken:
+        print(f"FAILED: {line}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,5 +29,7 @@ def test_espirit(turns: Turns) -> None:
         readme=True,
     )
     if not turns.is_quick:
-        assert found["ours_from_sigpy"] < 1e-3
-        assert found["residual"]["ours"] < 1.01 * found["residual"]["sigpy"]
+        for peer in peers:
+            assert found[f"ours_from_{peer}"] < 1e-3
+            assert found["ours_from_truth"] <= 1.01 * found[f"{peer}_from_truth"]
+            assert found["residual"]["ours"] < 1.01 * found["residual"][peer]

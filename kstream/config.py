@@ -99,7 +99,11 @@ class GriddingConfig(Section):
         description="add spokes coil-combined as they come, grid every coil, or put Cartesian lines at their places; "
         "auto: zero-wait if it can be, else coil-grids",
     )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where zero-wait volumes are computed")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu",
+        description="where zero-wait volumes and their coil maps are computed; all else stays on the cpu. cuda has "
+        "never run on a GPU",
+    )
     density: Literal["polar", "uniform"] = Field("polar", description="density compensation")
     angles: Literal["gaps", "mean"] = Field(
         "gaps", description="angle that a spoke stands for: half the gap to each planned neighbour, or the mean"

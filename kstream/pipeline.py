@@ -14,6 +14,7 @@ from .readouts.delays import CorrectDelays
 from .readouts.framing import FramePlan, FrameReadouts
 from .readouts.oversampling import RemoveOversampling
 from .readouts.routing import RouteReadouts
+from .readouts.signal import WatchSignal
 from .readouts.trajectory import ResolveTrajectory, SpokeOrder, planned_angles_rad
 from .readouts.whitening import Prewhiten
 from .recon import iterative
@@ -100,6 +101,7 @@ def build_pipeline(
         CorrectDelays(scan, trajectory.delay, min(trajectory.delay_spokes, plan.n_spokes), plan.n_expected),
         RemoveOversampling(scan, config.readouts.remove_oversampling),
         FrameReadouts(scan, plan, counters, config.frames.close_after, config.frames.early),
+        WatchSignal(),
     ]
     if config.coils.compress:
         centre = int(np.abs(kz_positions(scan, plan.n_partitions)).argmin())

@@ -460,7 +460,15 @@ class Delivered:
 
 @dataclass(slots=True)
 class Notice:
-    """Something the user at the scanner should read; it travels down the stream and leaves as TEXT."""
+    """Something the user at the scanner should read; it travels down the stream and leaves as TEXT.
+
+    Parameters
+    ----------
+    kind : what is wrong with the data, one word under which a server counts it; empty for everything else.
+    amount : how many readouts, coils or frames are meant, for that count.
+    """
 
     level: Literal["info", "warning", "error"]
     text: str
+    kind: str = ""
+    amount: int = 1

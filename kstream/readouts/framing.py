@@ -300,10 +300,11 @@ class FrameReadouts:
         lost = f", {len(frame.lost)} could not be used" if frame.lost else ""
         came = f"{len(frame.seen)} of {self.plan.n_expected} readouts came{lost}"
         text = f"frame {place[0]} slice {place[1]} is incomplete: {came}"
+        n_missing = self.plan.n_expected - len(frame.seen)
         if not frame.seen:
-            return [Notice("warning", f"{text}; there is no image of it")]
+            return [Notice("warning", f"{text}; there is no image of it", kind="missing_readouts", amount=n_missing)]
         self._counters.frames += 1
-        return [Notice("warning", text), frame.last]
+        return [Notice("warning", text, kind="missing_readouts", amount=n_missing), frame.last]
 
     def _from_minimum(self, acquisition: Acquisition, counter: str) -> int:
         return acquisition.counter(counter) - self._scan.limit(counter).minimum

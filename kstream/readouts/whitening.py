@@ -77,6 +77,7 @@ class Prewhiten:
         self._started = False
         self._n_watched = 0
         self._has_signal: NDArray[np.bool_] | None = None
+        self._dead: frozenset[int] = frozenset()
 
     def push(self, item: NoiseReadout | Acquisition) -> list[Any]:
         if isinstance(item, NoiseReadout):
@@ -94,7 +95,7 @@ class Prewhiten:
         return [*told, item]
 
     def finish(self) -> list[Any]:
-        return []
+        return self._silent_coils() if 0 < self._n_watched < N_WATCHED else []
 
     def _collect(self, noise: Acquisition) -> list[Any]:
         if self._started:
@@ -128,6 +129,7 @@ class Prewhiten:
         text = f"prewhitening from {covariance.n_samples} noise samples, {n_coils} coils"
         if max(scales) != 1 or min(scales) != 1:
             text += f", variance times {np.median(scales):.3g} for the dwell time of the images"
+        self._dead = frozenset(dead_coils(covariance).tolist())
         return [covariance, Notice("info", text), *_unusual(covariance)]
 
     def _watch(self, image: Acquisition) -> list[Any]:
@@ -139,10 +141,15 @@ class Prewhiten:
         if self._has_signal is not None and len(self._has_signal) == len(signal):
             signal = signal | self._has_signal
         self._has_signal = signal
-        if self._n_watched < N_WATCHED or signal.all():
+        return self._silent_coils() if self._n_watched == N_WATCHED else []
+
+    def _silent_coils(self) -> list[Any]:
+        """Coils that gave nothing but zeros; those without noise have been counted already."""
+        if self._has_signal is None or self._has_signal.all():
             return []
-        silent = _listed(np.flatnonzero(~signal))
-        return [Notice("warning", f"coils without any signal in the first {N_WATCHED} readouts: {silent}")]
+        silent = np.flatnonzero(~self._has_signal)
+        text = f"coils without any signal in the first {self._n_watched} readouts: {_listed(silent)}"
+        return [Notice("warning", text, kind="dead_coils", amount=len(set(silent.tolist()) - self._dead))]
 
 
 def _dwell_ratio(noise_us: float, image_us: float) -> float:
@@ -156,7 +163,8 @@ def _unusual(covariance: NoiseCovariance) -> list[Notice]:
     variance = np.real(np.diag(covariance.matrix))
     dead = dead_coils(covariance)
     if len(dead):
-        told.append(Notice("warning", f"coils without noise are taken for disconnected and not used: {_listed(dead)}"))
+        text = f"coils without noise are taken for disconnected and not used: {_listed(dead)}"
+        told.append(Notice("warning", text, kind="dead_coils", amount=len(dead)))
     loud = np.flatnonzero(variance > LOUD * np.median(variance))
     if len(loud):
         told.append(Notice("warning", f"coils with over {LOUD:g} times the usual noise variance: {_listed(loud)}"))

@@ -279,7 +279,8 @@ class CombineSpokes:
             return []
         self._has_told_few = True
         text = f"{self._n_calibration} spokes sample only the inner {n_full} of {self._espirit.calibration_size}"
-        return [Notice("warning", f"{text} calibration samples fully: coil maps may show streaks")]
+        text = f"{text} calibration samples fully: coil maps may show streaks"
+        return [Notice("warning", text, kind="few_calibration_spokes")]
 
     def _calibrate_otherwise(self, number: int, state: _Slice) -> list[Any]:
         """Maps from the first frame that came, when the calibration frame did not."""

@@ -95,6 +95,37 @@ def turn_rad(trajectory: Float) -> float:
     return np.pi if is_spoke else 2 * np.pi
 
 
+def radii(trajectory: Float, aspect: float = 1.0) -> NDArray[np.float64]:
+    """Distance of samples from the centre, in units of length: float64 ``(samples,)``."""
+    x, y = trajectory[:, :2].astype(np.float64).T
+    return np.asarray(np.hypot(x, y / aspect), np.float64)
+
+
+def suits_polar(trajectory: Float, like: NDArray[np.float64], aspect: float = 1.0) -> bool:
+    """True if `polar_weights` hold for a readout: if it may be one of a set that repeats under rotation.
+
+    That is so if it passes every radius once (an interleaf), or twice, on its way in and on its way out to the other
+    side (a spoke), and reaches the radii of the others. Petals that return, and lines beside the centre, do not.
+
+    Parameters
+    ----------
+    like : `radii` of another readout of the set; with a tolerance of two samples and 2 %, for delays move spokes.
+    """
+    r = radii(trajectory, aspect)
+    step = float(np.abs(np.diff(r)).max(initial=0))
+    tolerance = 2 * step + 0.02 * float(r.max(initial=0))
+    middle = int(r.argmin())
+    inward, outward = r[: middle + 1][::-1], r[middle:]
+    if any((np.maximum.accumulate(arm) - arm > tolerance).any() for arm in (inward, outward)):
+        return False
+    has_two_arms = min(inward[-1], outward[-1]) > r[middle] + tolerance
+    if has_two_arms and turn_rad(trajectory) != np.pi:
+        return False
+    if len(r) != len(like):
+        return bool(abs(r.max() - like.max()) <= tolerance)
+    return bool(min(np.abs(r - like).max(), np.abs(r[::-1] - like).max()) <= tolerance)
+
+
 def readout_angle_rad(trajectory: Float, aspect: float = 1.0) -> float:
     """Direction of a readout in units of length: of its chord if it passes the centre, else of its far end.
 

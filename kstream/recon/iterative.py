@@ -302,6 +302,7 @@ class ReconstructIteratively:
         self._previous: dict[int, Complex] = {}
         self._waiting: list[tuple[FrameEnd, _Frame]] = []
         self._held_bytes = 0
+        self._doubts: list[Any] = []
         self._check_memory(max(sampling.scan.n_coils, 1))
         self._along_z = sampling.partition_to_z()
 
@@ -350,6 +351,7 @@ class ReconstructIteratively:
 
     def _solved(self, end: FrameEnd, frame: _Frame, *, is_own: bool = False) -> list[Any]:
         trajectory, weights, data = self._gathered(frame)
+        doubts, self._doubts = self._doubts, []
         self._held_bytes -= frame.n_bytes
         if is_own or self._calibration_frame in (-1, end.frame):
             self._maps[end.slice] = self._maps_of(self._coil_images(trajectory, weights, data))
@@ -366,7 +368,7 @@ class ReconstructIteratively:
         sets = to_kspace(image).reshape(-1, *self._shape)
         kspace = KSpace.of_sets(list(sets), end.frame, end.slice, end.received_ns, end.geometry)
         text = f"frame {end.frame} slice {end.slice}: {most} iterations, residual {worst:.2g}"
-        return [Notice("info", text), kspace]
+        return [*doubts, Notice("info", text), kspace]
 
     def _gathered(self, frame: _Frame) -> tuple[Float, Float, Complex]:
         """Trajectory ``(samples, 3)``, weights ``(samples,)`` and data ``(partitions, coils, samples)`` of a frame."""
@@ -393,7 +395,9 @@ class ReconstructIteratively:
         _, ny, nx = self._shape
         k = np.concatenate([readout.trajectory for readout in readouts])
         if self._settings.density == "scan":
-            return np.concatenate([self._sampling.weights(readout)[0] for readout in readouts])
+            weighted = [self._sampling.weights(readout) for readout in readouts]
+            self._doubts += [notice for _, told in weighted for notice in told]
+            return np.concatenate([weights for weights, _ in weighted])
         if self._settings.density == "voronoi":
             weights = voronoi_weights(k)
         else:

@@ -59,7 +59,8 @@ class Sampling:
         self.readouts_per_plane = readouts_per_plane
         self._density_method, self._plan = density_method, plan or density.AnglePlan()
         self._aspect = scan.recon_fov_mm[1] / scan.recon_fov_mm[0]
-        self._cut = False
+        self._cut = self._doubted = False
+        self._radii: NDArray[np.float64] | None = None
         if nz > 1 and n_partitions == 1:
             raise ScanError(
                 f"{nz} slices cannot be made from one partition",
@@ -87,6 +88,7 @@ class Sampling:
         ------
         ScanError : if the readout leaves its plane.
         """
+        told: list[Any] = []
         trajectory = readout.trajectory
         if np.ptp(trajectory[:, 2]) > 0.01:
             raise ScanError(
@@ -95,6 +97,7 @@ class Sampling:
                 hint="acquire a stack of planes (stack of stars), or separate slices",
             )
         if self._density_method == "polar":
+            told += self._doubts(readout)
             step = self._plan.step_rad(readout, n_readouts or self.readouts_per_plane)
             weights = density.polar_weights(trajectory, step, self._aspect)
         else:
@@ -102,14 +105,31 @@ class Sampling:
         half = np.array(self.scan.recon_matrix[:2], np.float32) / 2
         inside = (np.abs(trajectory[:, :2]) <= half + 1e-3).all(axis=1)
         if inside.all():
-            return weights, []
-        told = [] if self._cut else [Notice("info", "samples finer than the recon matrix can show are not used")]
+            return weights, told
+        if not self._cut:
+            told.append(Notice("info", "samples finer than the recon matrix can show are not used"))
         self._cut = True
         return np.where(inside, weights, 0).astype(np.float32), told
 
     def came(self, readout: Readout) -> None:
         """A readout has come that takes the weights of another partition of its spoke."""
         self._plan.came(readout)
+
+    def _doubts(self, readout: Readout) -> list[Any]:
+        """Tell once of readouts for which polar weights are wrong."""
+        if self._doubted:
+            return []
+        if self._radii is None:
+            self._radii = density.radii(readout.trajectory, self._aspect)
+        if density.suits_polar(readout.trajectory, self._radii, self._aspect):
+            return []
+        self._doubted = True
+        text = (
+            "density weights are those of spokes or interleaves that turn about the centre, and a readout is neither "
+            f"(frame {readout.frame}, slice {readout.slice}, readout {readout.key}): brightness and resolution may be "
+            "wrong; iterative.method=cg-sense with iterative.density=voronoi suits any trajectory in a plane"
+        )
+        return [Notice("warning", text, kind="wrong_density")]
 
     def _uniform(self, trajectory: Float) -> Float:
         """Areas of the samples of a line along x or y; readouts that are no such line weigh 1 everywhere."""

@@ -380,6 +380,8 @@ class GadgetSession:
 
     def _deliver(self, item: Any) -> None:
         """Sink of the pipeline, in its thread."""
+        if self._metrics is not None and isinstance(item, Notice):
+            self._metrics.note(item)
         match item:
             case Image():
                 self._n_made += 1

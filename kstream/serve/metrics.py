@@ -14,6 +14,7 @@ from prometheus_client import (
 )
 
 from ..errors import PeerError
+from ..types import Notice
 
 LATENCY_EDGES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -34,6 +35,7 @@ class ServerMetrics:
         self.sent_bytes = counter("sent_bytes", "bytes sent")
         self.acquisitions = counter("acquisitions", "acquisitions received")
         self.set_aside = counter("acquisitions_set_aside", "acquisitions that entered no frame, by reason", "reason")
+        self.bad_input = counter("bad_input", "what else was wrong with scans, and was told, by kind", "kind")
         self.frames = counter("frames", "frames that ended")
         self.images = counter("images", "images sent")
         self.recording_failures = counter("recording_failures", "journals given up because of their disk")
@@ -44,6 +46,11 @@ class ServerMetrics:
             buckets=LATENCY_EDGES_S,
             registry=self.registry,
         )
+
+    def note(self, notice: Notice) -> None:
+        """Count what a notice says of the data, if it says something."""
+        if notice.kind:
+            self.bad_input.labels(notice.kind).inc(notice.amount)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is asked for at each scrape."""

@@ -576,6 +576,7 @@ class ServerSession:
                 journal.path.unlink()
 
     def _tell(self, notice: Notice) -> None:
+        self._metrics.note(notice)
         self._has_told_error |= notice.level == "error"
         level = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[notice.level]
         self._log.log(level, "%s", notice.text)

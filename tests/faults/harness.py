@@ -282,8 +282,9 @@ class Client:
 
     @property
     def warnings(self) -> list[str]:
-        """All but the one that every scan of `STARS` gets: it has too few spokes for smooth maps."""
-        return [text for text in self.texts if text.startswith("WRN") and "coil maps may show streaks" not in text]
+        """All but those that every scan of `STARS` gets: too few spokes for smooth maps, and noise for an object."""
+        usual = ("coil maps may show streaks", "nothing but noise was found")
+        return [text for text in self.texts if text.startswith("WRN") and not any(words in text for words in usual)]
 
     @property
     def images(self) -> list[Image]:

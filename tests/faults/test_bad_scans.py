@@ -29,6 +29,10 @@ def set_aside(oracle: Oracle, reason: str) -> float:
     return oracle.server.metric("kstream_acquisitions_set_aside_total", reason=reason)
 
 
+def bad_input(oracle: Oracle, kind: str) -> float:
+    return oracle.server.metric("kstream_bad_input_total", kind=kind)
+
+
 def damaged(acquisition: Acquisition, value: complex) -> Acquisition:
     data = acquisition.data.copy()
     data[1, 11] = value
@@ -78,11 +82,14 @@ def test_trajectory_that_is_mostly_outside_is_left_aside_by_option_and_counted(o
     wait_until(lambda: set_aside(oracle, "trajectory outside its range") == before + 1)
 
 
-def test_fewer_spokes_than_the_calibration_needs_are_told_and_give_images(oracle: Oracle) -> None:
+def test_fewer_spokes_than_the_calibration_needs_are_told_counted_and_give_images(oracle: Oracle) -> None:
+    before = bad_input(oracle, "few_calibration_spokes")
     client = oracle.accepted(*scan_with({"coils.calibration_spokes": 3}, *SCAN))
     assert any("3 spokes sample only the inner 1 of" in text for text in client.texts if text.startswith("WRN"))
     assert len(client.images) == N_IMAGES
     assert finite(client)
+    # the session beside it, which has not ended yet, is counted too
+    wait_until(lambda: bad_input(oracle, "few_calibration_spokes") >= before + 1)
 
 
 def test_calibration_readouts_that_never_came_are_told_and_the_others_give_maps(oracle: Oracle) -> None:
@@ -93,11 +100,13 @@ def test_calibration_readouts_that_never_came_are_told_and_the_others_give_maps(
 
 
 @pytest.mark.parametrize("preset", ["breast-dce-recon", "recon-cg-sense"])
-def test_dead_coils_are_named_and_left_out(oracle: Oracle, preset: str) -> None:
+def test_dead_coils_are_named_counted_and_left_out(oracle: Oracle, preset: str) -> None:
+    before = bad_input(oracle, "dead_coils")
     dead = [replace(a, data=a.data * np.array([[1], [0], [1]], np.complex64)) for a in SCAN]
     client = oracle.accepted(*opening(preset), *dead, Close())
     assert any("without" in text and "signal" in text and ": 1" in text for text in client.warnings), client.warnings
     assert finite(client)
+    wait_until(lambda: bad_input(oracle, "dead_coils") == before + 1)
 
 
 def test_all_coils_dead_is_an_error_to_the_client_and_empty_images(oracle: Oracle) -> None:
@@ -105,18 +114,41 @@ def test_all_coils_dead_is_an_error_to_the_client_and_empty_images(oracle: Oracl
     assert "no signal in any coil" in oracle.refused(*scan_with({}, *silent), outcome="with_errors")
 
 
+def noise_told(client: Client) -> list[str]:
+    return [text for text in client.texts if text.startswith("WRN") and "nothing but noise was found" in text]
+
+
 @pytest.mark.parametrize("preset", ["breast-dce-recon", "recon-cg-sense"])
 @pytest.mark.parametrize("level", [1e-12, 1.0, 1e9])
-def test_noise_alone_gives_finite_images_whatever_its_level(oracle: Oracle, preset: str, level: float) -> None:
+def test_noise_alone_is_told_counted_and_gives_finite_images_whatever_its_level(
+    oracle: Oracle, preset: str, level: float
+) -> None:
     """The samples of this scan are white noise; delays must not be found in it."""
+    before = bad_input(oracle, "only_noise")
     scaled = [replace(a, data=(level * a.data).astype(np.complex64)) for a in SCAN]
     client = oracle.accepted(*opening(preset), *scaled, Close())
     assert not any("delays corrected" in text for text in client.texts)
+    first, last = noise_told(client)
+    assert "frame 0 slice 0: " in first
+    assert f"in {STARS.n_frames} frames" in last
     assert len(client.images) == N_IMAGES
+    assert finite(client)
+    wait_until(lambda: bad_input(oracle, "only_noise") >= before + STARS.n_frames)
+
+
+def test_an_object_under_strong_noise_is_not_taken_for_noise(oracle: Oracle) -> None:
+    """A broad blob, clear in the centre of k-space only; frames are tiny, so that it has 13 times the mean power."""
+    blobs = []
+    for a in SCAN:
+        k = np.linalg.norm(a.trajectory, axis=1)
+        blobs.append(replace(a, data=(a.data + 12 * np.exp(-(k**2))).astype(np.complex64)))
+    client = oracle.accepted(*scan_with({}, *blobs))
+    assert not noise_told(client)
     assert finite(client)
 
 
-def test_whole_spoke_that_never_came_is_told_and_its_angle_goes_to_its_neighbours(oracle: Oracle) -> None:
+def test_whole_spoke_that_never_came_is_told_counted_and_its_angle_goes_to_its_neighbours(oracle: Oracle) -> None:
+    before = bad_input(oracle, "missing_readouts")
     lost = range(PER_FRAME + 4, PER_FRAME + 4 + STARS.n_partitions)
     kept = [a for i, a in enumerate(SCAN) if i not in lost]
     client = oracle.accepted(*scan_with({"gridding.angles": "gaps"}, *kept))
@@ -124,6 +156,7 @@ def test_whole_spoke_that_never_came_is_told_and_its_angle_goes_to_its_neighbour
     assert any("frame 1 slice 0" in text and "density put right" in text for text in client.texts)
     assert len(client.images) == N_IMAGES
     assert finite(client)
+    wait_until(lambda: bad_input(oracle, "missing_readouts") == before + STARS.n_partitions)
 
 
 def test_whole_spoke_that_comes_twice_counts_once_and_every_copy_is_counted(oracle: Oracle) -> None:

@@ -60,6 +60,14 @@ def test_metrics_page_has_what_the_documentation_lists_and_nothing_else(server: 
     assert documented == families(server)
 
 
+def test_every_kind_of_bad_input_in_the_code_is_documented_and_no_other() -> None:
+    text = "".join(path.read_text("utf-8") for path in (ROOT / "kstream").rglob("*.py"))
+    kinds = set(re.findall(r'Notice\([^)]*\bkind="([a-z_]+)"', text))
+    section = PAGE[PAGE.index("| `kind` |") : PAGE.index("Worth an alarm")]
+    assert kinds
+    assert kinds == set(re.findall(r"^\| `([a-z_]+)` \| [^|]* \| [^|]* \|$", section, re.MULTILINE)) - {"kind"}
+
+
 ELSEWHERE = {"gadgetron", "replay", "checkup", "probe"}
 """Modules of ``serve`` that are no part of the server."""
 

@@ -6,7 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from kstream.config import resolve
 from kstream.errors import ScanError
+from kstream.mrd.messages import Image
+from kstream.pipeline import build_pipeline
 from kstream.recon.calibration import EspiritSettings
 from kstream.recon.coils import CombineCoils
 from kstream.recon.combine import CombineSpokes, frame_sums
@@ -15,10 +18,21 @@ from kstream.recon.late_density import CorrectDensity
 from kstream.recon.sampling import Sampling
 from kstream.recon.sharing import ShareFrames
 from kstream.recon.stages import GridReadouts
+from kstream.recon.zero_wait import SpokeSum
 from kstream.stream import Pipeline
 from kstream.stream.crew import InlineCrew, Task, Wake
 from kstream.stream.runners import ThreadCrew, ThreadRunner, run_inline
-from kstream.types import GOLDEN_ANGLE_RAD, FrameEnd, Geometry, KSpace, MissingReadout, Notice, Readout
+from kstream.types import (
+    GOLDEN_ANGLE_RAD,
+    Complex,
+    Float,
+    FrameEnd,
+    Geometry,
+    KSpace,
+    MissingReadout,
+    Notice,
+    Readout,
+)
 from tests.scans import StackOfStars
 
 STARS = StackOfStars(nx=24, ny=24, nz=5, n_partitions=4, n_coils=3, spokes_per_frame=13, n_frames=3)
@@ -388,6 +402,28 @@ def test_sliding_window_is_the_frame_of_all_its_spokes() -> None:
     whole = CombineSpokes(long, ESPIRIT, 0, 13, 1.0)
     (frame,) = volumes(run_inline(whole, with_ends(both, 26 * 4))).values()
     assert np.linalg.norm(shared[1] - frame) < 1e-4 * np.linalg.norm(frame)
+
+
+@pytest.mark.parametrize("share", [1, 3])
+def test_a_sliding_window_adds_only_its_new_spokes(share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the whole pipeline: angles that were added until each window's image, not three times as many."""
+    stars = StackOfStars(nx=15, ny=15, nz=3, n_partitions=2, spokes_per_frame=13, n_frames=5)
+    added, add = [], SpokeSum.add
+
+    def counted(self: SpokeSum, samples: Complex, trajectory: Float, weights: Float) -> None:
+        added.append(samples.shape)
+        add(self, samples, trajectory, weights)
+
+    monkeypatch.setattr(SpokeSum, "add", counted)
+    settings = ("coils.calibration_frame=0", "trajectory.delay=off", f"frames.share={share}")
+    pipeline = build_pipeline(stars.scan(), resolve("recon-radial", settings=settings).config).pipeline
+    added_until: list[int] = []
+    for acquisition in stars.acquisitions(np.random.default_rng(0)):
+        made = pipeline.push(acquisition)
+        added_until += [len(added)] * any(isinstance(item, Image) for item in made)
+    pipeline.finish()
+    assert added_until == [13 * frame for frame in range(share, 6)]
+    assert added == [(2, 3, 30)] * (13 * 5)
 
 
 # Memory and pace

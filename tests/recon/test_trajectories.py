@@ -11,7 +11,7 @@ from kstream.config import resolve
 from kstream.pipeline import build_pipeline
 from kstream.readouts.trajectory import golden_angle_rad
 from kstream.stream.runners import run_inline
-from kstream.types import Acquisition, AcquisitionFlag, EncodingLimit, Float, Scan
+from kstream.types import Acquisition, AcquisitionFlag, EncodingLimit, Float, Notice, Scan
 from tests import phantom
 from tests.scans import StackOfStars
 
@@ -178,3 +178,69 @@ def test_cartesian_lines_show_the_object_where_it_is() -> None:
     limits = {"kspace_encode_step_1": EncodingLimit(0, 2 * NY - 1, NY)}
     found = images(replace(scan("cartesian"), limits=limits), sent, preset="recon-cartesian")[0]
     assert error(found) < 0.1  # the square of k-space shows more than the disc of spokes
+
+
+def carried(trajectories: list[Float]) -> list[Acquisition]:
+    """Acquisitions that say where they lie."""
+    return [acquisition(k, number, is_carried=True) for number, k in enumerate(trajectories)]
+
+
+N_PETALS = 3
+
+
+def rosette(number: int) -> Float:
+    """A readout of three petals through the centre ``(samples, xyz)``, turning faster from readout to readout."""
+    t = (np.arange(320) + 0.5) / 320
+    radius = np.sin(np.pi * N_PETALS * t)
+    angle = (2.1 + 0.013 * number) * t * np.pi + number * golden_angle_rad(1)
+    return np.stack([NX / 2 * radius * np.cos(angle), NY / 2 * radius * np.sin(angle), 0 * t], 1).astype(np.float32)
+
+
+def notices(scan: Scan, acquisitions: list[Acquisition], *settings: str, preset: str = "recon-radial") -> list[str]:
+    """Warnings that a client would be told."""
+    config = resolve(preset, settings=("trajectory.delay=off", *settings)).config
+    made = run_inline(build_pipeline(scan, config).pipeline, acquisitions)
+    return [item.text for item in made if isinstance(item, Notice) and item.level == "warning"]
+
+
+ROSETTE = [rosette(number) for number in range(N_SPOKES)]
+VORONOI = ("iterative.density=voronoi", "trajectory.source=acquisition", "coils.calibration_frame=0")
+
+
+def test_curved_readouts_without_symmetry_show_the_object_with_voronoi_weights() -> None:
+    """Header type ``other``, kx and ky in the readouts; nothing of the petals is known beforehand."""
+    sent = carried(ROSETTE)
+    found = images(scan("other"), sent, *VORONOI, preset="recon-cg-sense")[0]
+    assert found.shape == (NY, NX)
+    assert error(found) < 0.04
+    assert not notices(scan("other"), sent, *VORONOI, preset="recon-cg-sense")
+
+
+def test_polar_weights_on_curved_readouts_are_told_for_their_image_is_wrong() -> None:
+    sent = carried(ROSETTE)
+    assert error(images(scan("other"), sent)[0]) > 1
+    (told,) = notices(scan("other"), sent)
+    assert "readout is neither" in told
+    assert "iterative.density=voronoi" in told
+    assert "readout is neither" in "".join(notices(scan("other"), sent, preset="recon-cg-sense"))
+
+
+def test_polar_weights_on_blades_beside_the_centre_are_told() -> None:
+    """PROPELLER: straight readouts of header type ``other``, of which most miss the centre."""
+    x = (np.arange(2 * NX) - NX) / 2
+    blade = [np.stack([x, np.full(2 * NX, float(y)), 0 * x], axis=1).astype(np.float32) for y in range(-9, 10)]
+    assert any("readout is neither" in text for text in notices(scan("other"), carried(blade)))
+
+
+@pytest.mark.parametrize("name", ["spokes", "shifted spokes", "interleaves", "S-shaped"])
+def test_polar_weights_on_what_they_hold_for_are_not_doubted(name: str) -> None:
+    t = np.linspace(0, 1, 300)
+    k = phantom.spokes(INDEX * golden_angle_rad(1), (NX, NY), ASPECT)
+    if name == "shifted spokes":
+        k = k + np.random.default_rng(1).uniform(-0.3, 0.3, (N_SPOKES, 1, 3)).astype(np.float32) * (1, 1, 0)
+    if name in ("interleaves", "S-shaped"):
+        r = t if name == "interleaves" else 2 * t - 1
+        turned = [8 * np.pi * np.abs(r) + 2 * np.pi * number / N_SPOKES for number in INDEX]
+        k = np.stack([np.stack([NX / 2 * r * np.cos(a), NY / 2 * r * np.sin(a), 0 * t], axis=1) for a in turned])
+    told = notices(scan("other"), carried([spoke.astype(np.float32) for spoke in k]))
+    assert not any("readout is neither" in text for text in told)
