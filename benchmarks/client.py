@@ -93,6 +93,7 @@ class Answer:
     ----------
     first_bytes_s : by image series, when the first byte of each of its messages came (`time.perf_counter`).
     last_byte_s : by image series, when its last message was whole.
+    meta : by image series, the attributes of its last message.
     texts : all of them, the summary left out.
     texts_s : when each of them was whole.
     summary : the server's own account.
@@ -100,6 +101,7 @@ class Answer:
 
     first_bytes_s: dict[int, list[float]] = field(default_factory=dict)
     last_byte_s: dict[int, float] = field(default_factory=dict)
+    meta: dict[int, dict[str, Any]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     texts_s: list[float] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -141,7 +143,7 @@ class Receiver(threading.Thread):
         if isinstance(message, Image):
             series = int(message.header["image_series_index"])
             answer.first_bytes_s.setdefault(series, []).append(begun_s)
-            answer.last_byte_s[series] = now_s
+            answer.last_byte_s[series], answer.meta[series] = now_s, dict(message.meta)
         elif isinstance(message, Text) and message.text.startswith(SUMMARY):
             answer.summary = json.loads(message.text.removeprefix(SUMMARY))
         elif isinstance(message, Text):

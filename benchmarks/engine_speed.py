@@ -4,6 +4,8 @@
 
     python -m kstream.benchmarks.engine_speed --json engines.json --markdown docs/engines.md     # all five cases
     python -m kstream.benchmarks.engine_speed --tables engines.json --markdown docs/engines.md   # a run's tables again
+    python -m kstream.benchmarks.engine_speed --profile ...   # and what takes the time of torch's engines
+    python -m kstream.benchmarks.engine_speed --device cuda --json gpu.json --markdown gpu.md    # see gpu_speed.py
     python -m kstream.benchmarks.engine_speed --quick
 
 Each engine runs in a fresh process of its own, one engine after another (for an honest peak of memory; only the
@@ -66,6 +68,11 @@ BEST_RATIO = {"breast-magnitude": 3.3, "breast-hybrid": 4.8, SHIPPED: 3.3}  # th
 PART_OF_PEAK = 0.6
 """What is demanded: times faster than eager float32 of the default and of the best engine, and of the measured peak."""
 
+PROFILED = ("torch", "compiled", "aot")
+"""Engines whose operators torch's profiler sees."""
+N_OPERATORS = 6
+REST = "compiled code and gaps between operators"
+
 BEGIN, END = "<!-- begin: python -m kstream.benchmarks.engine_speed -->", "<!-- end: engine_speed -->"
 
 
@@ -76,6 +83,9 @@ def main() -> None:
         return
     if options.tables:
         _write(options, json.loads(options.tables.read_text("utf-8")))
+        return
+    if options.device != "cpu":
+        _measure_gpu(options)
         return
     cases = QUICK if options.quick else {name: case for name, case in CASES.items() if options.case in name}
     report: dict[str, Any] = {
@@ -89,7 +99,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, (model, shape) in cases.items():
             variants = _variants(name, options)
-            spec = {"model": model, "shape": shape, "folder": folder, "has_gate": not options.no_gate}
+            spec: dict[str, Any] = {"model": model, "shape": shape, "folder": folder}
+            spec |= {"has_gate": not options.no_gate, "has_profile": options.profile}
             rows = _run_case(spec, variants, options.rounds)
             report["cases"][name] = {"model": model, "shape": shape, "rows": rows}
             _write(options, _judged(report))
@@ -98,6 +109,17 @@ def main() -> None:
     report["minutes"] = round((time.perf_counter() - begin) / 60, 1)
     _write(options, _judged(report))
     print(markdown(report))
+
+
+def _measure_gpu(options: argparse.Namespace) -> None:
+    from . import gpu_speed
+
+    report = gpu_speed.measure(options.device, is_quick=options.quick)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if options.markdown:
+        options.markdown.write_text(gpu_speed.markdown(report), "utf-8")
+    print(gpu_speed.markdown(report))
 
 
 def _variants(case: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -109,6 +131,7 @@ def _variants(case: str, options: argparse.Namespace) -> tuple[str, ...]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cpu", help="cuda: the engines of a GPU, batches of 1 to 8 (gpu_speed.py)")
     parser.add_argument("--quick", action="store_true", help="one small case, a few engines")
     parser.add_argument(
         "--rounds", type=int, default=3, help="timed runs of every engine, and of the baseline beside it"
@@ -116,6 +139,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     parser.add_argument("--engine", action="append", help="only these variants, and the baseline; may be repeated")
     parser.add_argument("--no-gate", action="store_true", help="leave out whether the logits are right")
+    parser.add_argument("--profile", action="store_true", help="say what takes the time of engines below their peak")
     parser.add_argument("--json", type=Path, help="write the report")
     parser.add_argument(
         "--markdown", type=Path, help="write the tables: a file, or between the marks of a page that has them"
@@ -165,6 +189,8 @@ def _run_one(
         baseline_s += beside
         row |= {"seconds": statistics.median(seconds), "all_seconds": seconds, "beside_seconds": beside}
         row |= {"ratio": statistics.median(beside) / row["seconds"]} | child.ask("memory")
+        if spec["has_profile"] and VARIANTS[name][0] in PROFILED:
+            row |= child.ask("profile")
         return row | (child.ask("gate") if spec["has_gate"] else {})
     finally:
         child.end()
@@ -259,7 +285,7 @@ def _machine() -> dict[str, Any]:
 def _serve_child(spec: dict[str, Any]) -> None:
     """Answer on standard output until standard input ends."""
     if spec["task"] == "peak":
-        _say(_peaks(spec["quick"]))
+        _say(peaks(spec["quick"]))
         return
     if spec["task"] == "reference":
         _keep_reference(spec)
@@ -284,8 +310,27 @@ def _serve_child(spec: dict[str, Any]) -> None:
             _say({"seconds": time.perf_counter() - begin})
         elif word == "memory":
             _say({"peak_mib": _peak_mib()})
+        elif word == "profile":
+            _say({"profile": _profile(engine, batch)})
         elif word == "gate":
             _say(_gate(engine, bundle, spec))
+
+
+def _profile(engine: Any, batch: Any) -> list[tuple[str, float]]:
+    """Parts of one run's time by operator, the largest first, and what no operator accounts for (`REST`).
+
+    The time is that of the calling thread, which waits for the others in every operator: so parts are of elapsed time.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        begin = time.perf_counter()
+        engine.run(batch)
+        total = time.perf_counter() - begin
+    parts = [(event.key, 1e-6 * event.self_cpu_time_total / total) for event in watched.key_averages()]
+    parts.sort(key=lambda part: -part[1])
+    known, others = sum(part for _, part in parts), sum(part for _, part in parts[N_OPERATORS:])
+    return [*parts[:N_OPERATORS], ("other operators", others), (REST, max(0.0, 1 - known))]
 
 
 def _say(answer: Mapping[str, Any]) -> None:
@@ -306,7 +351,11 @@ def _make(spec: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
     from ..engines.profile import Plan, Profile, ProfiledEngine
     from ..models.registry import cost
 
-    bundle, shape = _bundle(spec), tuple(spec["shape"])
+    if spec["has_profile"]:
+        import torch._inductor.config as inductor
+
+        inductor.cpp.enable_kernel_profile = True  # otherwise fused kernels have no names
+    bundle, shape = bundle_of(spec), tuple(spec["shape"])
     gflop = 2e-9 * cost(bundle.info.architecture, bundle.info.arguments, ((1, 2, *shape),)).macs
     begin = time.perf_counter()
     engine: Any
@@ -340,7 +389,7 @@ def _default_precision(bundle: Any, shape: tuple[int, ...]) -> str:
     return "bf16" if is_faster and machine.has_fast_bf16("cpu") else "fp32"
 
 
-def _bundle(spec: Mapping[str, Any]) -> Any:
+def bundle_of(spec: Mapping[str, Any]) -> Any:
     """The shipped bundle; or the network at its paper's size with random weights, and an example of its own."""
     import numpy as np
     import torch
@@ -381,7 +430,7 @@ def _keep_reference(spec: Mapping[str, Any]) -> None:
 
     from ..engines.gate import Reference
 
-    patch, logits, _ = Reference(_bundle(spec)).one(tuple(spec["shape"]), within_s=float("inf"))
+    patch, logits, _ = Reference(bundle_of(spec)).one(tuple(spec["shape"]), within_s=float("inf"))
     np.savez(_reference_file(spec), patch=patch, logits=logits)
 
 
@@ -400,22 +449,34 @@ def _gate(engine: Any, bundle: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"rms": rms, "dice": score, "gate": "passed" if has_passed else "failed"}
 
 
-def _peaks(is_quick: bool) -> dict[str, float]:
-    """Best GFLOP/s of a square matrix product in each precision, as torch has it."""
+def peaks(is_quick: bool, device: str = "cpu") -> dict[str, float]:
+    """Best GFLOP/s of a square matrix product in each precision, as torch has it; fp16 on a GPU only."""
     import torch
 
-    n, repeats = (1024, 3) if is_quick else (4096, 8)
+    is_gpu = device.startswith("cuda")
+    n, repeats = (1024, 3) if is_quick else (8192 if is_gpu else 4096, 8)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16} | ({"fp16": torch.float16} if is_gpu else {})
     found = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
+    for name, dtype in dtypes.items():
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         a @ b
         seconds = []
         for _ in range(repeats):
+            synchronise(device)
             begin = time.perf_counter()
             a @ b
+            synchronise(device)
             seconds.append(time.perf_counter() - begin)
         found[name] = 2e-9 * n**3 / min(seconds)
     return found
+
+
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was told; a CPU has."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def _peak_mib() -> float:
@@ -464,7 +525,28 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines.append(f"| {'eager float32 as PyTorch ships it' if name == BASELINE else name} | {' | '.join(cells)} |")
     lines += ["", "| case | demanded | target | found | by | met |", "|---|---|---:|---:|---|---|"]
     lines += [_verdict_line(name, verdict) for name, case in cases.items() for verdict in case["verdicts"]]
+    if profiles := [_profile_line(name, by, row) for name, case in cases.items() for by, row in _below_peak(case)]:
+        lines += [
+            "",
+            "| below 60 % of the peak | by | of the peak | what takes the time |",
+            "|---|---|---:|---|",
+            *profiles,
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _below_peak(case: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Of the profiled engines of a case the default and the fastest, where they stay below `PART_OF_PEAK`."""
+    rows = {name: row for name, row in case["rows"].items() if "profile" in row and row.get("gate") != "failed"}
+    if not rows:
+        return []
+    chosen = {"default", max(rows, key=lambda name: float(rows[name]["ratio"]))}
+    return [(name, row) for name, row in rows.items() if name in chosen and row["of_peak"] < PART_OF_PEAK]
+
+
+def _profile_line(case: str, name: str, row: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{what.replace('|', '/')[:60]} {100 * part:.0f} %" for what, part in row["profile"])
+    return f"| {case} | {name} | {100 * row['of_peak']:.0f} % | {parts} |"
 
 
 def _cell(name: str, row: Mapping[str, Any] | None) -> str:

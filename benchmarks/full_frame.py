@@ -1,9 +1,12 @@
 """A frame of the papers' size through the real server and its model worker, from the last readout to the labels.
 
     python -m kstream.benchmarks.full_frame --readouts-per-second 400 --json frame.json
+    python -m kstream.benchmarks.full_frame --json frame.json --markdown docs/explanation/whole-frames.md
+    python -m kstream.benchmarks.full_frame --tables frame.json --markdown docs/explanation/whole-frames.md
 
 640 samples, 16 coils, 83 partitions, 96 spokes a frame become 192 x 320 x 320 voxels, which the network of the preset
-labels. Where the time goes is the server's and the worker's own account; the last lines are by the client's clock.
+labels. Where the time goes is the server's and the worker's own account; the last lines are by the client's clock. What
+made the labels is read from the label images. The last command runs nothing: it writes an earlier run's table again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from kstream.benchmarks.client import Sent, Server, measure, serving, wait_until_idle
+from kstream.benchmarks.results import write_between
 from kstream.benchmarks.scans import Size, header_of, messages
+
+BEGIN, END = "<!-- begin: python -m kstream.benchmarks.full_frame -->", "<!-- end: full_frame -->"
+PROVENANCE = ("model", "engine", "precision", "sha256", "gate", "torch")
+"""Of the attributes of a label image: what the account keeps."""
 
 LABELS, MAGNITUDES = 2, 1
 PARTS = {
@@ -67,26 +75,52 @@ def account(size: Size, server: Server, sent: Sent) -> dict[str, Any]:
         "first_magnitude_byte_s": answer.first_bytes_s[MAGNITUDES][-size.n_slices] - last_s,
         "first_label_byte_s": answer.first_bytes_s[LABELS][0] - last_s,
         "last_label_byte_s": answer.last_byte_s[LABELS] - last_s,
+        "labels_by": {key: value for key in PROVENANCE if (value := answer.meta[LABELS].get(f"kstream_{key}"))},
+        "cores": os.cpu_count(),
         "texts": answer.texts,
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """What took how long, as text."""
-    size, parts = found["size"], found["parts_s"]
-    rows = [(text, parts[name]) for name, text in PARTS.items() if name in parts]
-    rows += [(f"  {name.partition(': ')[2]}", spent) for name, spent in parts.items() if name.startswith("Segment: ")]
-    rows += [
+def rows(found: dict[str, Any]) -> list[tuple[str, float]]:
+    """What took how many seconds; the steps of the network are indented."""
+    parts = found["parts_s"]
+    listed = [(text, parts[name]) for name, text in PARTS.items() if name in parts]
+    listed += [(f"  {name.partition(': ')[2]}", spent) for name, spent in parts.items() if name.startswith("Segment: ")]
+    return [
+        *listed,
         ("last readout to first magnitude byte at the client", found["first_magnitude_byte_s"]),
         ("last readout to first label byte at the client", found["first_label_byte_s"]),
         ("last readout to last label byte at the client", found["last_label_byte_s"]),
     ]
-    lines = [
+
+
+def sizes(found: dict[str, Any]) -> str:
+    """What was measured, on what."""
+    size, by = found["size"], found.get("labels_by", {})
+    made = ", ".join(by[key] for key in ("model", "engine", "precision") if key in by)
+    return (
         f"{size['n_slices']} x {size['matrix']} x {size['matrix']}, {size['n_coils']} coils, "
         f"{size['n_spokes']} spokes, {size['n_partitions']} partitions; load {found['load']:.1f}"
-    ]
-    lines += [f"  {text:<56} {seconds:>8.2f} s" for text, seconds in rows]
-    lines.append(f"  peak memory: server {found['server_peak_gib']:.2f} GiB, worker {found['worker_peak_gib']:.2f} GiB")
+        + (f"; labels by {made}" if made else "")
+    )
+
+
+def memory(found: dict[str, Any]) -> str:
+    return f"peak memory: server {found['server_peak_gib']:.2f} GiB, worker {found['worker_peak_gib']:.2f} GiB"
+
+
+def table(found: dict[str, Any]) -> str:
+    """What took how long, as text."""
+    return "\n".join(
+        [sizes(found), *(f"  {text:<56} {seconds:>8.2f} s" for text, seconds in rows(found)), f"  {memory(found)}"]
+    )
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same as a table."""
+    lines = [f"{sizes(found)}; {memory(found)}.", "", "| the last frame | s |", "|---|---:|"]
+    for text, seconds in rows(found):
+        lines.append(f"| {text.replace('  ', 'of it: ', 1) if text.startswith('  ') else text} | {seconds:.2f} |")
     return "\n".join(lines)
 
 
@@ -97,13 +131,20 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=192)
     parser.add_argument("--matrix", type=int, default=320)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write the account")
+    parser.add_argument("--markdown", type=Path, help="write the table between the marks of a page")
+    parser.add_argument("--tables", type=Path, help="run nothing; take the account of an earlier run")
     arguments = parser.parse_args()
-    size = Size(matrix=arguments.matrix, n_slices=arguments.slices, n_partitions=min(83, arguments.slices))
-    found = run(size, arguments.readouts_per_second, tuple(arguments.set), ("--device", arguments.device))
+    if arguments.tables:
+        found = json.loads(arguments.tables.read_text("utf-8"))
+    else:
+        size = Size(matrix=arguments.matrix, n_slices=arguments.slices, n_partitions=min(83, arguments.slices))
+        found = run(size, arguments.readouts_per_second, tuple(arguments.set), ("--device", arguments.device))
     print(table(found))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.markdown:
+        write_between(arguments.markdown, markdown(found), BEGIN, END)
 
 
 if __name__ == "__main__":

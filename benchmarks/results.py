@@ -140,7 +140,7 @@ def markdown(run: Run) -> str:
     return "\n".join([*lines, "", f"*{_origin(run)}*"])
 
 
-def write_between(path: Path, text: str) -> None:
+def write_between(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the markers of a file.
 
     Raises
@@ -148,16 +148,16 @@ def write_between(path: Path, text: str) -> None:
     ConfigError : it has no markers.
     """
     before = path.read_text("utf-8")
-    pattern = re.compile(f"({re.escape(BEGIN)}\n).*?(\n{re.escape(END)})", re.DOTALL)
+    pattern = re.compile(f"({re.escape(begin)}\n).*?(\n{re.escape(end)})", re.DOTALL)
     after, n = pattern.subn(lambda found: f"{found[1]}{text}{found[2]}", before)
     if n != 1:
-        raise ConfigError(f"{n} places for the table, expected one", where=str(path), hint=f"{BEGIN} ... {END}")
+        raise ConfigError(f"{n} places for the table, expected one", where=str(path), hint=f"{begin} ... {end}")
     path.write_text(after, encoding="utf-8")
 
 
-def between(text: str) -> str:
+def between(text: str, begin: str = BEGIN, end: str = END) -> str:
     """What stands between the markers; empty without them."""
-    found = re.search(f"{re.escape(BEGIN)}\n(.*?)\n{re.escape(END)}", text, re.DOTALL)
+    found = re.search(f"{re.escape(begin)}\n(.*?)\n{re.escape(end)}", text, re.DOTALL)
     return found[1] if found else ""
 
 

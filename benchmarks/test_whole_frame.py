@@ -14,6 +14,7 @@ def test_whole_frame(turns: Turns) -> None:
     size = turns.pick(Size(), Size(matrix=16, n_slices=16, n_partitions=5, n_coils=4, n_spokes=13))
     found = run(size)
     print(table(found))
+    by = {key: found["labels_by"][key] for key in ("model", "engine", "precision")}
     parts = {name: f"{found['parts_s'][name]:.2f} s" for name in ("CombineSpokes", "SubtractContrast", "Segment")}
     memory = {f"{who} peak": f"{found[f'{who}_peak_gib']:.1f} GiB" for who in ("server", "worker")}
     turns(
@@ -22,7 +23,7 @@ def test_whole_frame(turns: Turns) -> None:
         partial(float, found["first_label_byte_s"]),
         rounds=1,
         warm=False,
-        shown=parts | memory,
+        shown=by | parts | memory,
         readme=True,
         found={key: value for key, value in found.items() if key != "texts"},
     )

@@ -13,12 +13,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "kstream serve --host 0.0.0.0 --tls server.pem --metrics-port 9100",
     ),
     "worker": (
-        "kstream worker --address ipc:///run/kstream/worker-1 --model breast-hybrid-small",
+        "kstream worker --address ipc:///run/kstream/worker-1 --model breast-gate-small",
         "kstream worker --make-keys keys",
     ),
     "compile": (
-        "kstream compile breast-hybrid-small --engine aot --shape 16x128x128 --batch 1:8 --precision bf16",
-        "kstream compile breast-hybrid-small --engine openvino --shape 16x128x128 --output engine --json",
+        "kstream compile breast-gate-small --engine aot --shape 16x128x128 --batch 1:8 --precision bf16",
+        "kstream compile breast-gate-small --engine openvino --shape 16x128x128 --output engine --json",
     ),
     "replay": (
         "kstream replay scan.h5 --speed 1 --results run",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import ModelError
 from .array_engine import ArrayForward
-from .profile import Forward, Plan
+from .profile import Forward, Plan, Space
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,6 +78,40 @@ def demand_arrays(engine: str, model: str) -> None:
         raise ModelError(
             f"engine {engine} does not run {model}, whose inputs vary in number: {NO_ARRAYS[engine]}",
             hint="--engine " + ", ".join(name for name in ("torch", *_MODULES) if name not in NO_ARRAYS),
+        )
+
+
+NO_FFT = {
+    "onnxruntime": "its files are ONNX, whose DFT not every library computes rightly, so none is ever written there",
+    "openvino": "it computes the DFT of ONNX wrongly without a word",
+    "tensorrt": "TensorRT has no converter for it",
+}
+"""Engines that do not hold the FFT, and why."""
+
+
+def demand_no_fft(plan: Plan, model: str, network: nn.Module, shape: Space) -> None:
+    """Raise `ModelError` if a plan's library would have to hold the FFT, and cannot.
+
+    With the transform ``fft`` it runs in torch, between the learnt stages; a network that is one stage
+    holds it inside. With ``gemm`` everything is the library's, and `split` has no products for such a network either.
+
+    Parameters
+    ----------
+    shape : of a patch that the network takes, such as the example's.
+    """
+    if plan.engine not in NO_FFT:
+        return
+    from .stages import holds_fft, split
+
+    is_gemm = plan.transform == "gemm"
+    stages = split(network, (shape[-2], shape[-1]) if is_gemm else None)
+    if holds_fft(stages, (1, plan.profile.n_channels, *shape), is_gemm):
+        others = ", ".join(name for name in ("torch", *_MODULES) if name not in NO_FFT)
+        raise ModelError(
+            f"engine {plan.engine} does not run {model}, which has Fourier transforms inside and no form in matrix "
+            f"products: {NO_FFT[plan.engine]}",
+            likely="a network of another family than the breast's, which is compiled as one piece",
+            hint=f"--engine {others}",
         )
 
 

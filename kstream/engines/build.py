@@ -58,7 +58,8 @@ def plan_for(
 
     Raises
     ------
-    ModelError : the library lacks the precision or the device, or does not hold networks with several inputs.
+    ModelError : the library lacks the precision or the device, or does not hold networks with several inputs, or those
+        with the FFT inside.
     ShapeError : a shape has another number of axes than the network's input, or a size out of range.
     """
     has_arrays = takes_arrays(bundle)
@@ -77,6 +78,8 @@ def plan_for(
         profile = _patch_profile(bundle, shapes, batches)
     plan = Plan(engine, precision, device, profile, transform, is_frozen)
     backends.check(plan)
+    if not has_arrays:
+        backends.demand_no_fft(plan, bundle.info.name, bundle.build(), bundle.example()[0].shape[2:])
     return plan
 
 

@@ -11,10 +11,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8 
 def keep_large_blocks() -> bool:
     """Let glibc reuse large blocks instead of returning them to the system at every free; True where it did.
 
-    Activations of tens of megabytes are otherwise mapped, page-faulted and unmapped at every layer: the shipped network
-    took 0.65 s a patch by default and 0.33 s with this on two cores, for up to 70 % more resident memory. A setting of
-    the whole process, to be made before it has threads: those that exist keep arenas of their own, which cannot hold a
-    block over 64 MB (0.55 s a patch). Elsewhere than on glibc it does nothing.
+    Activations of tens of megabytes are otherwise mapped, page-faulted and unmapped at every layer:
+    `breast-hybrid-small` took 0.65 s a patch by default and 0.33 s with this on two cores, for up to 70 % more resident
+    memory. A setting of the whole process, to be made before it has threads: those that exist keep arenas of their own,
+    which cannot hold a block over 64 MB (0.55 s a patch). Elsewhere than on glibc it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -114,5 +114,5 @@ def _write(
             f"this network cannot be written as ONNX: {error}"[:400],
             where=path.stem,
             likely="operations that ONNX lacks, such as complex numbers",
-            hint="--transform fft, or --engine aot",
+            hint="--engine torch, compiled or aot",
         ) from error

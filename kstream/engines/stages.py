@@ -14,92 +14,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.breast import ComplexUNet, HybridUNet, MagnitudeUNet, NativeUNet
-from ..models.fourier import as_complex, centring_signs, inverse_matrix, signed_to_image, to_image
 from ..models.gate import GateUNet, bridge
 from ..models.reconstruct import ReconstructUNet, unroll
 from .phases import PhaseConvolution, is_worth_it
+from .transform import Form, GateByGemm, ToImage, ToImageByGemm, UnrollByGemm
 
-Form = Literal["channels", "magnitude", "both"]
 NormWay = Literal["eager", "sums", "plain"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 FEW_CHANNELS = 12
 """Below this, channels first is the faster order for a normalisation."""
 
+FFTS = (torch.ops.aten._fft_c2c, torch.ops.aten._fft_r2c, torch.ops.aten._fft_c2r)
+
 LEARNT = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-
-
-class ToImage(nn.Module):
-    """The fixed transform of paper 000: k-space features to image features, both real ``(batch, 2 n, z, y, x)``.
-
-    Parameters
-    ----------
-    form : interleaved real and imaginary parts, their magnitude ``(batch, n, ...)``, or both, in this order.
-    """
-
-    def __init__(self, form: Form = "channels") -> None:
-        super().__init__()
-        self.form = form
-
-    def forward(self, features: Tensor) -> Tensor:
-        return _formed(self.transform(features), self.form)
-
-    def transform(self, features: Tensor) -> Tensor:
-        """Real ``(batch, n, z, y, x, 2)``, float32."""
-        height, width = features.shape[-2:]
-        if height % 2 or width % 2:
-            return torch.view_as_real(to_image(as_complex(features)))
-        y, x = (centring_signs(n).to(features.device) for n in (height, width))
-        before, after = y[:, :, None] * x[:, None, :]
-        return signed_to_image(features, before, after)
-
-
-class ToImageByGemm(ToImage):
-    """`ToImage` as real matrix products for one plane size: no complex type, so any engine can run it.
-
-    In half precision k-space is scaled to its largest magnitude first: its centre exceeds 65504 otherwise.
-
-    Parameters
-    ----------
-    plane : ``(y, x)``.
-    dtype : of the products; never bfloat16, whose error here is as large as that of a whole network.
-    """
-
-    def __init__(self, plane: tuple[int, int], form: Form = "channels", dtype: torch.dtype = torch.float32) -> None:
-        super().__init__(form)
-        self.dtype = dtype
-        for axis, n in zip("yx", plane, strict=True):
-            matrix = inverse_matrix(n)
-            self.register_buffer(f"{axis}_re", matrix.real.to(dtype).contiguous())
-            self.register_buffer(f"{axis}_im", matrix.imag.to(dtype).contiguous())
-
-    def transform(self, features: Tensor) -> Tensor:
-        batch, n_channels, *space = features.shape
-        pairs = features.float().reshape(batch, n_channels // 2, 2, *space)
-        if self.dtype == torch.float16:
-            scale = pairs.abs().amax(dim=(1, 2, 3, 4, 5), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            return self._products((pairs / scale).to(self.dtype)).float() * scale
-        return self._products(pairs)
-
-    def _products(self, pairs: Tensor) -> Tensor:
-        """Complex ``(batch, n, 2, z, y, x)``, parts apart, to ``(batch, n, z, y, x, 2)``: M f M with symmetric M."""
-        re, im = pairs.unbind(2)
-        x_re, x_im, y_re, y_im = (self.get_buffer(name) for name in ("x_re", "x_im", "y_re", "y_im"))
-        re, im = re @ x_re - im @ x_im, re @ x_im + im @ x_re
-        re, im = y_re @ re - y_im @ im, y_re @ im + y_im @ re
-        return torch.stack((re, im), dim=-1)
-
-
-def _formed(image: Tensor, form: Form) -> Tensor:
-    """Real ``(batch, n, z, y, x, 2)`` as the features that the next stage takes."""
-    parts = []
-    if form != "magnitude":
-        parts.append(image.movedim(-1, 2).flatten(1, 2))
-    if form != "channels":
-        parts.append(image.square().sum(-1).sqrt())
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class KspaceStage(nn.Module):
@@ -255,13 +186,34 @@ def split(
             stages = {"transform": transform("channels"), "image": network.net}
         case NativeUNet():
             stages = {"kspace": network.net, "transform": ReadImage(transform("magnitude"), network)}
-        case GateUNet() if plane is None:
-            stages = {"transform": GateStage(network), "image": network.img_unet}
-        case ReconstructUNet() if plane is None:
-            stages = {"transform": UnrollStage(network), "image": network.net}
+        case GateUNet():
+            gate = GateStage(network) if plane is None else GateByGemm(network, plane)
+            stages = {"transform": gate, "image": network.img_unet}
+        case ReconstructUNet():
+            unrolled = UnrollStage(network) if plane is None else UnrollByGemm(network, plane)
+            stages = {"transform": unrolled, "image": network.net}
         case _:
             stages = {"network": network}
     return nn.Sequential(OrderedDict(stages))
+
+
+def holds_fft(stages: nn.Sequential, shape: tuple[int, ...], with_transform: bool) -> bool:
+    """True if a stage that an engine would hold calls the FFT, by running it without data (meta device).
+
+    Parameters
+    ----------
+    shape : of an input.
+    with_transform : the engine holds the stage ``transform`` too.
+    """
+    watched, patches = dict.fromkeys(FFTS, lambda *_, **__: 1), torch.empty(shape, device="meta")
+    has_seen = False
+    with torch.no_grad():
+        for name, stage in copy.deepcopy(stages).to("meta").named_children():
+            with FlopCounterMode(display=False, custom_mapping=watched) as counter:
+                patches = stage(patches)
+            if with_transform or name != "transform":
+                has_seen |= any(operator in FFTS for operator in counter.get_flop_counts().get("Global", {}))
+    return has_seen
 
 
 def lower(stages: nn.Sequential, precision: str, way: NormWay = "eager", channels_last: bool = True) -> nn.Sequential:

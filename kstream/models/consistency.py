@@ -57,4 +57,8 @@ class DataConsistency(nn.Module):
         mask : ``(batch, 1, ..., y, x)``, 1 where something was.
         """
         kspace = as_channels(to_kspace(as_complex(image)))
-        return channels_to_image(kspace + mask * self.share * (measured - kspace))
+        return channels_to_image(self.agree(kspace, measured, mask))
+
+    def agree(self, kspace: Tensor, measured: Tensor, mask: Tensor) -> Tensor:
+        """Equation 6 itself: the k-space of an image, and what was measured of it."""
+        return kspace + mask * self.share * (measured - kspace)

@@ -129,12 +129,21 @@ class KSpaceGate(nn.Module):
         density : share of the neighbourhood that was sampled, ``(batch, 1, 1, y, x)`` in 0..1; None: from the samples
             of the patch that are zero, which is right for Cartesian masks.
         """
+        measured = as_complex(kspace)
+        return torch.cat((measured, measured * self.weights(kspace, density)), dim=1)
+
+    def weights(self, kspace: Tensor, density: Tensor | None = None) -> Tensor:
+        """What the measurement is multiplied by for all features but the first: ``(batch, n_features - 1, z, y, x)``.
+
+        Parameters
+        ----------
+        density : as for `forward`.
+        """
         mask = sampled(kspace)
         density = local_density(mask, self.window) if density is None else density
-        gains = self.layers(self.cues(kspace, mask, density))
+        gains: Tensor = self.layers(self.cues(kspace, mask, density))
         compensation = torch.exp(-self.exponents.reshape(1, -1, 1, 1, 1) * density.clamp_min(FLOOR).log())
-        measured = as_complex(kspace)
-        return torch.cat((measured, measured * ((1 + gains) * compensation)), dim=1)
+        return (1 + gains) * compensation
 
 
 class ConsistentDenoiser(nn.Module):

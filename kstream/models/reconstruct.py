@@ -50,9 +50,14 @@ def unroll(kspace: Tensor, blocks: nn.ModuleList) -> Tensor:
 
     It works in units of the RMS of the zero-filled image, which noise and missing lines change.
     """
-    scale = kspace.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt().clamp_min(1e-12)
+    scale = rms_of(kspace)
     mask, measured = sampled(kspace), kspace / scale
     image = to_image(as_complex(measured))
     for block in blocks:
         image = block(image, measured, mask)
     return torch.mul(image, scale)
+
+
+def rms_of(kspace: Tensor) -> Tensor:
+    """RMS of each patch, ``(batch, 1, 1, 1, 1)``, never zero."""
+    return kspace.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt().clamp_min(1e-12)

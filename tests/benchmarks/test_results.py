@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kstream.benchmarks import full_frame
 from kstream.benchmarks.results import BEGIN, END, Run, between, compared, markdown, write_between
 from kstream.errors import ConfigError
 
@@ -86,6 +87,13 @@ def test_the_commands_say_what_is_wrong_with_a_file(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert word in done.stderr
+
+
+def test_the_page_on_whole_frames_shows_what_was_measured() -> None:
+    """``python -m kstream.benchmarks.full_frame --tables FRAME.json --markdown docs/explanation/whole-frames.md``."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "by-hand" / "full-frame.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "explanation" / "whole-frames.md").read_text("utf-8")
+    assert between(page, full_frame.BEGIN, full_frame.END) == full_frame.markdown(found)
 
 
 def test_the_readme_shows_what_was_measured() -> None:

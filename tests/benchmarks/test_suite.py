@@ -30,6 +30,8 @@ def test_every_benchmark_runs_once_in_an_empty_folder(tmp_path: Path) -> None:
     for row in run.rows.values():
         assert all(len(times) == 1 and times[0] > 0 for times in row.seconds.values()), row
         assert row.what in done.stdout
+    (frame,) = [row.facts["found"] for row in run.rows.values() if row.group == "whole_frame"]
+    assert frame["labels_by"].keys() >= {"model", "engine", "precision", "sha256"}
     assert "p99" in done.stdout
     assert markdown(run).count("\n|") > 8
     assert " 1.00 " in compared(run, run)

@@ -99,6 +99,9 @@ def test_a_head_comes_back_in_colours_slice_by_slice(tmp_path: Path) -> None:
     )
     assert re.search(r"Dice 0\.\d+ \(csf .*, grey matter .*, white matter ", line)
     assert len(info.label_latencies_ms) == 3
+    assert info.model is not None
+    assert info.model.sha256 == Bundle.load(tmp_path / "head").info.sha256
+    assert re.fullmatch("torch-cpu, (fp32|bf16)", info.model.engine)  # engine and precision
     assert n_pictures(run / "volume.gif") == 3
     assert len(list(run.glob("overlay_z*.png"))) == 3
     labels, truth = read_nifti(run / "labels.nii.gz")[0], read_nifti(run / "scan.truth.nii.gz")[0]

@@ -32,6 +32,23 @@ def test_an_engine_whose_logits_are_wrong_is_not_the_best() -> None:
     assert (peak["engine"], peak["found"], peak["met"]) == ("openvino bf16", 0.5, False)
 
 
+def test_what_takes_the_time_is_told_of_the_default_and_the_fastest_below_the_peak() -> None:
+    parts = {"profile": [["aten::mkldnn_convolution", 0.62], ["other operators", 0.38]]}
+    rows = {
+        BASELINE: row(1, 0.1),
+        "default": row(3, 0.3) | parts,
+        "torch bf16": row(2.9, 0.2) | parts,
+        "aot bf16": row(5, 0.7) | parts,
+        "openvino bf16": row(6, 0.4),
+    }
+    assert [name for name, _ in engine_speed._below_peak({"rows": rows})] == ["default"]
+    rows["aot bf16"]["of_peak"] = 0.59
+    assert [name for name, _ in engine_speed._below_peak({"rows": rows})] == ["default", "aot bf16"]
+    line = engine_speed._profile_line("case", "aot bf16", rows["aot bf16"])
+    assert line == "| case | aot bf16 | 59 % | aten::mkldnn_convolution 62 %, other operators 38 % |"
+    assert engine_speed._below_peak({"rows": {BASELINE: row(1, 0.1), "default": row(3, 0.3)}}) == []
+
+
 def test_every_case_has_a_demand_and_runs_default_and_baseline() -> None:
     assert len(CASES) == 5
     for name, (model, shape) in CASES.items():

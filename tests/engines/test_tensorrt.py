@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from kstream.engines import load_engine, tensorrt
+from kstream.engines.backends import NO_ARRAYS, NO_FFT
+from kstream.engines.build import plan_for
 from kstream.engines.profile import Plan, Profile
 from kstream.errors import ModelError
 from kstream.models.bundle import Bundle, shipped
-from kstream.models.registry import ARCHITECTURES, build
+from kstream.models.registry import build
 from tests.engines.test_stages import CASES
 from tests.engines.toys import toy
 
@@ -85,15 +87,33 @@ def test_every_operator_of_every_network_has_a_converter(
     assert not set().union(*missing.values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", tensorrt.PRECISIONS)
-@pytest.mark.parametrize("transform", ["fft", "gemm"])
-@pytest.mark.parametrize("name", shipped())
-def test_every_operator_of_every_shipped_bundle_has_a_converter(name: str, transform: str, precision: str) -> None:
+DEFAULT = "breast-gate-small"
+REFUSED = {"heart-disk-small": NO_ARRAYS["tensorrt"], "brain-seranet-small": NO_FFT["tensorrt"]}
+WAYS = [(transform, precision) for transform in tensorrt.TRANSFORMS for precision in tensorrt.PRECISIONS]
+
+
+@pytest.mark.parametrize(
+    ("name", "transform", "precision"),
+    [
+        pytest.param(name, *way, marks=() if name in (DEFAULT, *REFUSED) and way == WAYS[-1] else pytest.mark.slow)
+        for name in shipped()
+        for way in WAYS
+    ],
+)
+def test_every_shipped_bundle_has_a_converter_for_every_operator_or_is_refused_and_told_why(
+    name: str, transform: str, precision: str
+) -> None:
+    """By the function that `kstream compile` asks, before anything is exported."""
     bundle = Bundle.load(name)
-    if len(ARCHITECTURES[bundle.info.architecture].inputs) != 1:
-        pytest.skip("an engine runs networks of one input")
+    if name in REFUSED:
+        with pytest.raises(ModelError) as caught:
+            plan_for(bundle, "tensorrt", precision, "cuda", (), (1, 8), transform)
+        assert REFUSED[name] in caught.value.what
+        assert "--engine" in caught.value.hint
+        return
+    plan_for(bundle, "tensorrt", precision, "cuda", (), (1, 8), transform)
     missing = unconverted(bundle.build(), transform, precision)
+    assert missing
     assert not set().union(*missing.values())
 
 
@@ -108,7 +128,7 @@ def test_the_check_sees_an_operator_without_a_converter() -> None:
 
 def test_group_normalisation_stays_in_float32_between_half_convolutions() -> None:
     plan = Plan("tensorrt", "fp16", "cuda", Profile((1, 8), (SPACE,)), "gemm")
-    name, arguments = CASES[0]
+    name, arguments = next(case for case in CASES if case[0] == "breast-magnitude")
     (stage,) = tensorrt.lowered(build(name, arguments).eval(), plan, SPACE).children()
     exported = tensorrt.export(stage, torch.randn(2, 2, *SPACE), 8)
     types: dict[str, set[torch.dtype]] = {}
@@ -134,3 +154,30 @@ def test_without_its_libraries_the_engine_is_a_model_error_and_says_where_to_rea
         load_engine(toy(tmp_path / "toy"), engine="tensorrt", device="cuda")
     assert capsys.readouterr().out == "", "what the package prints must not get into our output"
     assert "Error" in tensorrt.probe()["error"]
+
+
+def probe_of(package: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the probe says, in its real process, of a package ``torch_tensorrt`` that does `body` when imported."""
+    package.mkdir()
+    (package / "tensorrt.py").write_text("__version__ = '0'\n")
+    (package / "torch_tensorrt.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    return tensorrt.probe.__wrapped__()
+
+
+def test_a_package_that_prints_and_raises_is_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = "print('Unable to import the runtime')\nraise Exception('no libnvinfer')\n"
+    assert probe_of(tmp_path / "p", body, monkeypatch) == {"error": "Exception: no libnvinfer"}
+    assert capfd.readouterr().out == "", "what the package prints must not get into our output"
+
+
+def test_a_package_that_ends_its_process_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = probe_of(tmp_path / "p", "import os\nos._exit(3)\n", monkeypatch)
+    assert said == {"error": "importing torch_tensorrt ended its process with code 3"}
+
+
+def test_a_package_that_can_be_imported_tells_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = probe_of(tmp_path / "p", "print('hello')\n__version__ = '2.13.0'\n", monkeypatch)
+    assert said == {"torch_tensorrt": "2.13.0", "tensorrt": "0"}
