@@ -6,8 +6,9 @@ The server is `kstream serve` in a process of its own; the client in this proces
 the given pace and notes how far it falls behind, which it does when the server's queue is full. With a network, see
 ``full_frame.py``.
 
-The exit code is 1, with a line for each promise that was not kept: if the server took 4 GiB or more, a readout was sent
-over a second late or dropped, or the coil maps were not ready before the first readout of frame 1.
+The exit code is 1, with a line for each promise that was not kept: if the server took 4 GiB or more, a readout was
+sent over a second late or dropped, or, at up to the scanner's 200 readouts per second (TR 5 ms), the coil maps were not
+ready before the first readout of frame 1. Beyond that pace spokes wait for the maps, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from kstream.benchmarks.scans import Size, header_of, messages
 
 MOST_GIB = 4.0
 MOST_LATE_S = 1.0
+SCANNERS_PACE = 200.0
 
 
 def broken_promises(found: Mapping[str, Any], n_frames: int) -> list[str]:
@@ -34,7 +36,7 @@ def broken_promises(found: Mapping[str, Any], n_frames: int) -> list[str]:
         broken.append(f"the server took {found['peak_gib']:.2f} GiB, and must stay under {MOST_GIB:g}")
     if found["sender_late_s"] > MOST_LATE_S:
         broken.append(f"a readout was sent {found['sender_late_s']:.2f} s late, more than {MOST_LATE_S:g} s")
-    if n_frames > 1:
+    if n_frames > 1 and found["readouts_per_second"] <= SCANNERS_PACE:
         ready_s, due_s = found["maps_ready_s"], found["first_readout_of_frame_1_s"]
         if ready_s is None:
             broken.append("coil maps were never told to be ready")

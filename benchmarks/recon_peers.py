@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Threads inside BLAS only wait for each other on small matrices; must be said before numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import ducc0
 import finufft
 import numpy as np

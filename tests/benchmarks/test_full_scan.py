@@ -9,6 +9,7 @@ import pytest
 from kstream.benchmarks.full_scan import broken_promises
 
 GOOD = {
+    "readouts_per_second": 200.0,
     "peak_gib": 1.7,
     "sender_late_s": 0.3,
     "maps_ready_s": 32.3,
@@ -34,6 +35,10 @@ def test_a_run_that_keeps_up_breaks_no_promise() -> None:
 def test_each_broken_promise_is_a_line(changed: dict[str, Any], words: str) -> None:
     (line,) = broken_promises({**GOOD, **changed}, 2)
     assert words in line
+
+
+def test_beyond_the_scanners_pace_spokes_may_wait_for_the_maps() -> None:
+    assert broken_promises({**GOOD, "maps_ready_s": 40.0, "readouts_per_second": 400.0}, 3) == []
 
 
 def test_a_scan_of_one_frame_promises_nothing_about_the_next() -> None:
