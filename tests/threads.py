@@ -8,7 +8,7 @@ import time
 import traceback
 
 PATIENCE_S = 60.0
-"""A full garbage collection may run in any thread, and is long where a machine swaps; a leak lasts for ever."""
+"""Far more than a loaded machine needs; a leak lasts for ever."""
 
 
 def assert_none_left(prefix: str = "kstream") -> None:
@@ -17,7 +17,8 @@ def assert_none_left(prefix: str = "kstream") -> None:
     left = [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
     for thread in left:
         thread.join(max(0.0, deadline - time.monotonic()))
-    assert not [_at(thread) for thread in left if thread.is_alive()]
+    stuck = [_at(thread) for thread in left if thread.is_alive()]
+    assert not stuck, "\n".join(stuck)
 
 
 def _at(thread: threading.Thread) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -43,19 +44,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return disk_bundle(tmp_path_factory.mktemp("bundle") / "disk-test")
 
 
+@contextlib.contextmanager
 def serving(bundle: Bundle) -> Iterator[int]:
     """Port of a server that uses a bundle for cine scans."""
     server = MrdServer(port=0, settings=ServerSettings(settings=(f"cine.model={bundle.folder}",)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server.port
-    server.stop()
-    thread.join(10)
+    try:
+        yield server.port
+    finally:
+        server.stop()
+        thread.join(10)
 
 
 @pytest.fixture(scope="module")
 def cine_port(bundle: Bundle) -> Iterator[int]:
-    yield from serving(bundle)
+    with serving(bundle) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,8 @@ def kmtr(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def kmtr_port(kmtr: Bundle) -> Iterator[int]:
-    yield from serving(kmtr)
+    with serving(kmtr) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +141,8 @@ def test_raw_values_have_one_scale_in_training_and_in_a_stream(exam: CineExam, t
     lines = np.zeros((len(exam.views), n_frames, n), np.bool_)
     for a in acquired:
         lines[a.counter("slice"), a.counter("phase"), a.counter("kspace_encode_step_1")] = True
-    serving_it = serving(made)
-    got = volume(send(louder, next(serving_it), tmp_path), LABELS)
+    with serving(made) as port:
+        got = volume(send(louder, port, tmp_path), LABELS)
     for number in range(len(exam.views)):
         coordinates, values = slice_points(kspace[number], lines[number])
         batch = (
@@ -147,7 +153,6 @@ def test_raw_values_have_one_scale_in_training_and_in_a_stream(exam: CineExam, t
         labels = model.engine.run_arrays(batch)[0][0].argmax(axis=0).reshape(n_frames, n, n)
         for frame in range(n_frames):
             assert (got[number, frame] == labels[frame]).mean() > 0.999  # sums in another order
-    serving_it.close()
 
 
 def test_findings_come_back_as_json_and_as_image_meta(
