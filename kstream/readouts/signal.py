@@ -50,7 +50,7 @@ class WatchSignal:
         if isinstance(item, FrameEnd):
             return [*self._judged(item, self._open.pop(place, _Power())), item]
         parts = np.ascontiguousarray(item.data).view(item.data.real.dtype)  # real and imaginary in turns
-        power = np.einsum("cs,cs->s", parts, parts).reshape(-1, 2).sum(axis=1, dtype=np.float64)
+        power = np.einsum("cs,cs->s", parts, parts, dtype=np.float64).reshape(-1, 2).sum(axis=1)
         of_frame = self._open.setdefault(place, _Power())
         of_frame.largest = max(of_frame.largest, float(power.max(initial=0)))
         of_frame.total += float(power.sum())

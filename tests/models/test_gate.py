@@ -7,7 +7,7 @@ import torch
 
 from kstream.errors import ModelError
 from kstream.models.fourier import as_channels, as_complex, to_kspace
-from kstream.models.gate import ConsistentDenoiser, GateUNet, KSpaceGate, local_density, radius, sampled
+from kstream.models.gate import ConsistentDenoiser, GateUNet, KSpaceGate, PlaneConv3d, local_density, radius, sampled
 from kstream.models.registry import build, cost
 
 MAGNITUDE_BASELINE_MACS = 32.2e9
@@ -22,6 +22,14 @@ def thinned(kspace: torch.Tensor, columns: list[int]) -> torch.Tensor:
     mask = torch.zeros(kspace.shape[-1])
     mask[columns] = 1
     return kspace * mask
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_convolution_of_planes_is_the_3d_one(kernel: int, batch: int) -> None:
+    layer, x = PlaneConv3d(3, 5, kernel).double(), random_kspace((batch, 3, 4, 7, 6)).double()
+    exact = torch.nn.functional.conv3d(x, layer.weight, layer.bias, padding=(0, kernel // 2, kernel // 2))
+    torch.testing.assert_close(layer(x), exact, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

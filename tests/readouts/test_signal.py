@@ -32,7 +32,7 @@ def run(items: list[Any]) -> tuple[list[Any], list[Notice]]:
 
 
 @pytest.mark.parametrize(("n_coils", "n_spokes", "n_samples"), [(1, 3, 7), (1, 211, 640), (3, 13, 38), (17, 33, 129)])
-@pytest.mark.parametrize("noise", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("noise", [1e-30, 1e-12, 1.0, 1e30])
 def test_noise_of_any_size_and_level_is_found(n_coils: int, n_spokes: int, n_samples: int, noise: float) -> None:
     items = frame(0, n_coils, n_spokes, n_samples, noise=noise)
     passed, told = run(items)
@@ -51,6 +51,14 @@ def test_an_object_in_one_readout_of_many_is_not_noise() -> None:
     """As where partitions come from the edge of kz."""
     items = frame(0, 4, 60, 65)
     items[37].data[:, 32] += 12
+    assert run(items)[1] == []
+
+
+@pytest.mark.parametrize("level", [1e-30, 1e30])
+def test_an_object_is_seen_at_levels_whose_power_float32_cannot_hold(level: float) -> None:
+    items = frame(0, 2, 9, 31, peak=20.0)
+    for readout in items[:-1]:
+        readout.data *= np.float32(level)
     assert run(items)[1] == []
 
 
