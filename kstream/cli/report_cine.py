@@ -16,7 +16,7 @@ from ..mrd.images import frame_of, label_table
 from ..mrd.recovering import open_recording
 from ..output.nifti import geometry_from_images, write_nifti
 from ..output.panels import Look, Panel, Sheet, panels_gif, panels_png, window_of
-from ..output.phenotypes import HEART_LABELS, PHENOTYPES, SLICE_MEASURES, slice_measures
+from ..output.phenotypes import HEART_LABELS, PHENOTYPES, SLICE_MEASURES, pixel_area_mm2, slice_measures
 from ..output.runinfo import Chance, ClassScore, Phenotype, RunInfo
 from ..types import Geometry, LabelTable, Notice
 from .report_classes import class_scores, mean_dice
@@ -212,7 +212,7 @@ def _phenotypes(info: RunInfo, cine: Cine, facts: dict[str, Any]) -> tuple[tuple
 def _areas(labels: Labels, cine: Cine, number: int) -> dict[str, float | None]:
     """`slice_measures` of labels ``(frames, y, x)`` of the model's classes; None where nothing is seen."""
     numbers = [HEART_LABELS.names.index(n) if n in HEART_LABELS.names else 0 for n in cine.table.names]
-    found = slice_measures(np.array(numbers, np.uint8)[labels], cine.geometries[number])
+    found = slice_measures(np.array(numbers, np.uint8)[labels], pixel_area_mm2(cine.geometries[number]))
     return {name: round(value, 2) if np.isfinite(value) else None for name, value in found.items()}
 
 

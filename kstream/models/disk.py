@@ -6,7 +6,6 @@ blocks of one head, sine features zero-padded to the token's width and added.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,23 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .companding import companded
+from .located import LocatedLatents
+from .sines import padded, sine_features
 from .transformer import split_heads
 
 SPACE_TIME, REAL_IMAGINARY = 3, 2
-
-
-def sine_features(x: Tensor, n_frequencies: int) -> Tensor:
-    """``[x, sin(2^i pi x), cos(2^i pi x)]`` for i below `n_frequencies` (Mildenhall et al., ECCV 2020, eq. 4).
-
-    ``(..., n)`` becomes ``(..., n + 2 n n_frequencies)``.
-    """
-    scales = math.pi * 2.0 ** torch.arange(n_frequencies, device=x.device, dtype=x.dtype)
-    angles = (x[..., None] * scales).flatten(-2)
-    return torch.cat((x, angles.sin(), angles.cos()), dim=-1)
-
-
-def _padded(features: Tensor, width: int) -> Tensor:
-    return functional.pad(features, (0, width - features.shape[-1]))
 
 
 class AttentionBlock(nn.Module):
@@ -80,6 +67,11 @@ class DiSK(nn.Module):
         they are (the paper, whose images lie in 0..sqrt 2). K-space falls off so steeply that only a power well below
         1 spreads it over the range of the features, and division makes the gain of a receiver irrelevant.
     query_chunk : queries that are decoded at once in inference; results do not depend on it.
+    located : empty: the latents of the paper, which look at samples by attention. ``(frames, y, x)`` of a grid: latents
+        with places, which read samples by their phases (`located.LocatedLatents`), linearly, in place of `n_latents`
+        and of the attention to samples.
+    plane : y and x of the images' matrix; only located latents need it.
+    n_filters : of located latents.
     """
 
     def __init__(
@@ -91,22 +83,29 @@ class DiSK(nn.Module):
         n_frequencies: int = 4,
         compand: float = 0.0,
         query_chunk: int = 32768,
+        located: Sequence[int] = (),
+        plane: Sequence[int] = (80, 80),
+        n_filters: int = 16,
     ) -> None:
         super().__init__()
         needed = SPACE_TIME * (1 + 2 * n_frequencies)
         if width < needed:
             raise ValueError(f"a width of {width} does not hold the {needed} features of a coordinate")
         self.width, self.n_frequencies, self.compand, self.query_chunk = width, n_frequencies, compand, query_chunk
-        self.latents = nn.Parameter(torch.randn(n_latents, width))
-        self.cross = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
+        if located:
+            self.reader = LocatedLatents(width, located, plane, n_filters, n_frequencies=n_frequencies)
+        else:
+            self.latents = nn.Parameter(torch.randn(n_latents, width))
+            self.cross = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
+        self._is_located = bool(located)
         self.own = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
         self.decoder = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
         self.head = nn.Linear(width, n_classes)
 
     def tokens(self, coordinates: Tensor, values: Tensor) -> Tensor:
         """One token per sample: features of its place plus features of its value, ``(batch, n, width)``."""
-        place = _padded(sine_features(coordinates, self.n_frequencies), self.width)
-        return place + _padded(sine_features(companded(values, self.compand), self.n_frequencies), self.width)
+        place = padded(sine_features(coordinates, self.n_frequencies), self.width)
+        return place + padded(sine_features(companded(values, self.compand), self.n_frequencies), self.width)
 
     def encode(self, coordinates: Tensor, values: Tensor) -> list[Tensor]:
         """Latents ``(batch, n_latents, width)`` after each layer.
@@ -116,11 +115,21 @@ class DiSK(nn.Module):
         coordinates : ``(batch, n, yxt)``, index over size, in ``[0, 1)``.
         values : ``(batch, n, 2)``, real and imaginary part.
         """
+        if self._is_located:
+            return self._settled(self.reader(coordinates, values))
         samples = self.tokens(coordinates, values)
         x = self.latents.expand(len(samples), -1, -1)
         layers = []
         for cross, own in zip(self.cross, self.own, strict=True):
             x = x + cross(x, samples)
+            x = x + own(x, x)
+            layers.append(x)
+        return layers
+
+    def _settled(self, x: Tensor) -> list[Tensor]:
+        """Latents that look at each other, after each layer."""
+        layers = []
+        for own in self.own:
             x = x + own(x, x)
             layers.append(x)
         return layers
@@ -135,7 +144,7 @@ class DiSK(nn.Module):
 
     def decode_part(self, layers: Sequence[Tensor], queries: Tensor) -> Tensor:
         """`decode` of few queries, all at once."""
-        x = _padded(sine_features(queries, self.n_frequencies), self.width)
+        x = padded(sine_features(queries, self.n_frequencies), self.width)
         for block, latents in zip(self.decoder, layers, strict=True):
             x = x + block(x, latents)
         logits: Tensor = self.head(x)

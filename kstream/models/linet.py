@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .frames import ImageForm, fold_time, image_channels, to_frames, unfold_time
+from .initial import before_relu
 from .unet2d import pad_to_multiple
 
 TemporalForm = Literal["none", "gru", "conv"]
@@ -41,7 +42,7 @@ class CodeEncoder(nn.Module):
         self._shape = shape
         layers: list[nn.Module] = []
         for before, after in zip((n_in, *channels), channels, strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU(inplace=True)]
+            layers += [before_relu(nn.Conv2d(before, after, 3, stride=2, padding=1)), nn.ReLU(inplace=True)]
         self.net = nn.Sequential(*layers)
         self.code = nn.Linear(channels[-1] * math.prod(coarse_shape(shape, len(channels))), n_latent)
 
@@ -65,7 +66,7 @@ class CodeDecoder(nn.Module):
         layers: list[nn.Module] = []
         widths = (*reversed(channels), channels[0])
         for before, after in itertools.pairwise(widths):
-            layers += [nn.ConvTranspose2d(before, after, 2, stride=2), nn.ReLU(inplace=True)]
+            layers += [before_relu(nn.ConvTranspose2d(before, after, 2, stride=2)), nn.ReLU(inplace=True)]
         self.net = nn.Sequential(*layers, nn.Conv2d(channels[0], n_out, 3, padding=1))
 
     def forward(self, codes: Tensor) -> Tensor:

@@ -130,6 +130,9 @@ _DISK: dict[str, Any] = {
     "n_frequencies": 4,
     "compand": 0.0,
     "query_chunk": 32768,
+    "located": (),
+    "plane": (80, 80),
+    "n_filters": 16,
 }
 _CINE: dict[str, Any] = {"n_slices": 9, "n_long_axis": 3, "n_frames": 50, "plane": (128, 128)}
 _PATCH: dict[str, Any] = {"patch": (5, 8, 8)}

@@ -14,6 +14,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from .convlstm import ConvLSTM, State
+from .initial import before_relu
 
 MemoryPlace = Literal["none", "input", "bottleneck", "decoder"]
 
@@ -21,9 +22,9 @@ MemoryPlace = Literal["none", "input", "bottleneck", "decoder"]
 def double_convolution(n_in: int, n_out: int) -> nn.Sequential:
     """Two 3x3 convolutions, each followed by a ReLU."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1),
+        before_relu(nn.Conv2d(n_in, n_out, 3, padding=1)),
         nn.ReLU(inplace=True),
-        nn.Conv2d(n_out, n_out, 3, padding=1),
+        before_relu(nn.Conv2d(n_out, n_out, 3, padding=1)),
         nn.ReLU(inplace=True),
     )
 

@@ -88,16 +88,16 @@ def phenotypes(
     return dict(zip(PHENOTYPES, values, strict=True))
 
 
-def slice_measures(labels: Labels, geometry: Geometry) -> dict[str, float]:
+def slice_measures(labels: Labels, pixel_mm2: float) -> dict[str, float]:
     """Areas of one short-axis slice over a heartbeat, by name (`SLICE_MEASURES`); NaN where a chamber is not seen.
 
     Parameters
     ----------
     labels : uint8 ``(frames, y, x)``, indices of `HEART_LABELS`. The wall is that of the frame with the largest cavity.
+    pixel_mm2 : area of a pixel.
     """
-    pixel_cm2 = _pixel_mm2(geometry) / 100
     cavity, wall, right = (
-        (labels == index).sum(axis=(1, 2)) * pixel_cm2 for index in (LV_CAVITY, LV_MYOCARDIUM, RV_CAVITY)
+        (labels == index).sum(axis=(1, 2)) * pixel_mm2 / 100 for index in (LV_CAVITY, LV_MYOCARDIUM, RV_CAVITY)
     )
     left = _four(float(cavity.max()), float(cavity.min()))
     other = _four(float(right.max()), float(right.min()))
@@ -117,7 +117,7 @@ def _simpson_ml(inside: NDArray[np.bool_], geometries: Sequence[Geometry]) -> Cu
     """
     if len(geometries) < 2:
         return np.full(inside.shape[1], np.nan)
-    areas = inside.sum(axis=(2, 3)) * np.array([_pixel_mm2(g) for g in geometries])[:, None]
+    areas = inside.sum(axis=(2, 3)) * np.array([pixel_area_mm2(g) for g in geometries])[:, None]
     normal = np.array(geometries[0].slice_dir)
     heights = np.sort([float(np.array(g.position_mm) @ normal) for g in geometries])
     distance = float(np.diff(heights).mean())
@@ -158,11 +158,12 @@ def _areas_and_lengths(inside: NDArray[np.bool_], geometry: Geometry, along: Cur
     x_mm = dx * np.arange(nx) * float(np.dot(direction, geometry.read_dir))
     y_mm = dy * np.arange(ny) * float(np.dot(direction, geometry.phase_dir))
     height = y_mm[:, None] + x_mm
-    areas = inside.sum(axis=(1, 2)) * _pixel_mm2(geometry)
+    areas = inside.sum(axis=(1, 2)) * pixel_area_mm2(geometry)
     lengths = [float(np.ptp(height[frame])) + min(dx, dy) if frame.any() else 0.0 for frame in inside]
     return np.asarray(areas, np.float64), np.array(lengths)
 
 
-def _pixel_mm2(geometry: Geometry) -> float:
+def pixel_area_mm2(geometry: Geometry) -> float:
+    """Area of one pixel in the plane."""
     dx, dy, _ = geometry.voxel_size_mm
     return dx * dy

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CineConfig
-from ..errors import ModelError, ShapeError
+from ..errors import ConfigError, ModelError, ShapeError
 from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
 from .cine import CineModel, CinePlan, Heart, KeptSamples, findings, with_findings
 from .scaling import scaled_samples
@@ -85,6 +85,23 @@ def label_frames(
     return labels
 
 
+def check_plane(model: CineModel, plan: CinePlan) -> None:
+    """Latents with places count cycles per field of view, so they fit one matrix only.
+
+    Raises
+    ------
+    ConfigError : the scan has another.
+    """
+    expected = tuple(model.arguments["plane"])
+    if model.arguments["located"] and expected != plan.plane:
+        raise ConfigError(
+            f"the model {model.name} does not fit the scan: plane is {plan.plane}, expected {expected}",
+            where="cine.model",
+            likely="it was trained for another protocol",
+            hint="train one for this matrix: kstream train, data.protocol.matrix",
+        )
+
+
 @dataclass
 class _Slice:
     """Samples of a slice, and which of its frames are over."""
@@ -110,12 +127,17 @@ class SegmentPoints:
     model : a network of kind ``points``.
     plan : sizes of the scan.
     config : when to update.
+
+    Raises
+    ------
+    ConfigError : see `check_plane`.
     """
 
     takes = (Readout, FrameEnd)
     gives = (LabelMap, FrameEnd, Findings)
 
     def __init__(self, model: CineModel, plan: CinePlan, config: CineConfig) -> None:
+        check_plane(model, plan)
         self._model, self._plan, self._config = model, plan, config
         self._slices: dict[int, _Slice] = {}
         self._heart = Heart(plan, model.labels)

@@ -119,6 +119,15 @@ def test_magnitude_networks_ignore_a_global_phase() -> None:
     torch.testing.assert_close(network(kspace), network(turned), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_signal_reaches_the_end_of_an_untrained_unet(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = UNet2d(2, 4, (16, 32, 64, 128))
+    image = torch.randn(2, 2, 24, 40)
+    spread = net.decoder(net.encoder(image)).var(dim=(0, 2, 3)).mean().item()
+    assert 0.05 < spread < 5  # of unit variance; 2e-4 with the weights that torch begins with
+
+
 def test_the_unet_sees_beyond_its_padding_only_zeros() -> None:
     """Sizes that do not divide give what the padded image gives."""
     torch.manual_seed(3)

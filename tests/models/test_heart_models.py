@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from kstream.models.companding import companded
-from kstream.models.disk import DiSK, sine_features
+from kstream.models.disk import DiSK
 from kstream.models.fourier import to_kspace
 from kstream.models.kgin import KGIN
 from kstream.models.kmtr import HEADS, KMTR, Alignment, ImageMAE, LineMAE, Projector, position_code
 from kstream.models.kmtr_heads import fold_patches, unfold_patches
 from kstream.models.registry import build, cost
 from kstream.models.resnet import CineResNet, ResNet50
+from kstream.models.sines import sine_features
 
 SHAPE = {"n_slices": 3, "n_long_axis": 1, "n_frames": 10, "plane": (24, 16), "width": 35, "n_layers": 3, "n_heads": 5}
 DISK = {"width": 32, "n_latents": 7, "n_layers": 2, "n_classes": 3, "compand": 0.4}

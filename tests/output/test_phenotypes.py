@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kstream.output.phenotypes import PHENOTYPES, SLICE_MEASURES, phenotypes, slice_measures
+from kstream.output.phenotypes import PHENOTYPES, SLICE_MEASURES, phenotypes, pixel_area_mm2, slice_measures
 from kstream.types import Geometry
 
 PLACE = Geometry((23, 17, 1), (46.0, 51.0, 8.0))  # pixels of 2 x 3 mm
@@ -17,7 +17,7 @@ LABELS[:, 13:16, 1:6] = 3
 
 
 def test_one_slice_has_areas() -> None:
-    found = slice_measures(LABELS, PLACE)
+    found = slice_measures(LABELS, pixel_area_mm2(PLACE))
     assert tuple(found) == SLICE_MEASURES
     assert found == pytest.approx(
         {
@@ -32,7 +32,7 @@ def test_one_slice_has_no_volume() -> None:
 
 
 def test_a_chamber_that_is_not_seen_does_not_change() -> None:
-    found = slice_measures(np.zeros_like(LABELS), PLACE)
+    found = slice_measures(np.zeros_like(LABELS), 6.0)
     assert np.isnan(found["LV_area_change_percent"])
     assert found["LV_area_max_cm2"] == 0
     assert set(PHENOTYPES).isdisjoint(found)

@@ -381,18 +381,27 @@ def test_a_recipe_trains_evaluates_scores_and_exports_a_bundle_that_streams(tmp_
     fit_stages(recipe.stages(cache), run)
     assert recipe.weights(run).is_file()
     assert "dice_2x" in recipe.evaluate(cache, run, ())
-    evaluation = Evaluation(scenarios=("lines-2", "moved-2"))
+    evaluation = Evaluation(scenarios=("lines-2", "moved-2", "swapped-2"))
     recipe.check(evaluation)
-    still, away = recipe.score(cache, run, evaluation, "cpu")
+    still, away, swapped = recipe.score(cache, run, evaluation, "cpu")
     assert [row["subject"] for row in still] == [row["subject"] for row in away] == ["5", "6", "7"]
     assert {row["scenario"] for row in away} == {"moved-2"}
     assert [row["dice"] for row in still] != [row["dice"] for row in away]
     assert list(recipe.score(cache, run, evaluation, "cpu"))[1] == away
+    area = "LV_wall_area_cm2"
+    assert [row[f"true_{area}"] for row in swapped] == [row[f"true_{area}"] for row in still]
+    found = [row[f"found_{area}"] for row in still]
+    assert [row[f"found_{area}"] for row in swapped] == [*found[1:], found[0]]
     with pytest.raises(ConfigError, match="unknown scenario"):
         recipe.check(Evaluation(scenarios=("2x",)))
     recipe.export(cache, run, tmp_path / "bundle")
     bundle = Bundle.load(tmp_path / "bundle")
     assert CineModel.of(bundle.info, load_array_engine(bundle)).labels.names[3] == "RV cavity"
+    told = bundle.info.metrics["test"]
+    assert told["area_errors"][area]["mae"] == pytest.approx(
+        np.mean([abs(row[f"found_{area}"] - row[f"true_{area}"]) for row in still])
+    )
+    assert told["dice_swapped"] == pytest.approx(np.mean([row["dice"] for row in swapped]))
 
 
 def test_a_bundle_of_kmtr_tells_the_errors_of_its_phenotypes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from kstream.errors import ShapeError
 from kstream.models.disk import DiSK
 from kstream.output.phenotypes import PHENOTYPES
 from kstream.training.heart.data import Subject
-from kstream.training.heart.judge import Answers, case_row, phenotype_errors, summary
+from kstream.training.heart.judge import Answers, case_row, measure_errors, summary
 from kstream.training.heart.losses import (
     alignment_loss,
     classification_loss,
@@ -154,7 +154,7 @@ def rows_of(found: list[float], true: list[float]) -> list[dict[str, float]]:
 
 
 def test_errors_of_phenotypes_skip_what_is_not_known() -> None:
-    told = phenotype_errors(rows_of([1.0, 4.0, np.nan, 9.0], [0.0, 2.0, 5.0, 10.0]))["LVEDV_mL"]
+    told = measure_errors(rows_of([1.0, 4.0, np.nan, 9.0], [0.0, 2.0, 5.0, 10.0]))["LVEDV_mL"]
     assert (told["mae"], told["bias"], told["n"]) == (pytest.approx(4 / 3), pytest.approx(2 / 3), 3)
     assert told["mae_sd"] == pytest.approx(np.std([1, 2, 1]))
     assert told["sd"] == pytest.approx(np.std([1, 2, -1]))

@@ -98,21 +98,24 @@ person, and its numbers say nothing about patients.
 
 ## Evaluation
 
-Subjects that were used neither in training nor in selection. A Dice that does not change with the acceleration comes
-from where hearts usually lie more than from what was measured: see the controls of `training/studies/heart-disk.toml`.
+Subjects that were used neither in training nor in selection. `dice_swapped` is the Dice when the samples are those of
+another subject: what a network reaches that way comes from where hearts usually lie, and only what it adds with the
+right samples comes from the measurement (`docs/heart-study.md`).
 
 {tables}"""
 
 
 def _table(cohort: str, metrics: Mapping[str, Any]) -> str:
-    """Numbers of a cohort, and the errors of its phenotypes if there are."""
+    """Numbers of a cohort, and the errors of its phenotypes or areas if there are."""
     lines = [f"### {cohort}", "", "| metric | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4g} |" for name, value in metrics.items() if not isinstance(value, dict)]
-    if errors := metrics.get("phenotype_errors"):
-        lines += ["", "| phenotype | mean absolute error | its deviation | bias | r |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {n} | {e['mae']:.3g} | {e['mae_sd']:.3g} | {e['bias']:.3g} | {e['r']:.2f} |" for n, e in errors.items()
-        ]
+    for kind in ("phenotype", "area"):
+        if errors := metrics.get(f"{kind}_errors"):
+            lines += ["", f"| {kind} | mean absolute error | its deviation | bias | r |", "|---|---|---|---|---|"]
+            lines += [
+                f"| {n} | {e['mae']:.3g} | {e['mae_sd']:.3g} | {e['bias']:.3g} | {e['r']:.2f} |"
+                for n, e in errors.items()
+            ]
     return "\n".join(lines) + "\n"
 
 

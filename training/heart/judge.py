@@ -2,7 +2,8 @@
 
 A row belongs to one subject under one condition; its columns are named after classes, `PHENOTYPES` and `DISEASES`:
 ``dice_LV_cavity``, ``hausdorff_LV_cavity_px``, ``found_LVEDV_mL`` and ``true_LVEDV_mL``, ``chance_hypertension`` and
-``true_hypertension``, ``psnr_db``. What a network does not answer has no column.
+``true_hypertension``, ``psnr_db``; of single short axes also `SLICE_MEASURES`, as ``found_LV_area_max_cm2``. What a
+network does not answer has no column.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...output.phenotypes import DISEASES, PHENOTYPES
+from ...output.phenotypes import DISEASES, PHENOTYPES, slice_measures
 from ..fit import Validation
 from .data import Subject
 from .metrics import (
@@ -49,12 +50,13 @@ class Answers:
     image: NDArray[np.floating[Any]] | None = None
 
 
-def case_row(answers: Answers, subject: Subject, classes: Sequence[str]) -> Scores:
+def case_row(answers: Answers, subject: Subject, classes: Sequence[str], pixel_mm2: float | None = None) -> Scores:
     """Scores of one subject.
 
     Parameters
     ----------
     classes : names of the classes that the network knows, background first; others count as background.
+    pixel_mm2 : area of a pixel of a single short-axis slice, whose areas are measured then.
     """
     row: Scores = {}
     if answers.labels is not None:
@@ -65,6 +67,9 @@ def case_row(answers: Answers, subject: Subject, classes: Sequence[str]) -> Scor
         row |= {f"dice_{name}": float(value) for name, value in zip(names, dice, strict=True)}
         row |= {f"hausdorff_{name}_px": float(value) for name, value in zip(names, far, strict=True)}
         row["dice"], row["hausdorff_px"] = _mean(dice), _mean(far)
+        if pixel_mm2 is not None:
+            for told, labels in (("found", answers.labels), ("true", truth)):
+                row |= {f"{told}_{name}": value for name, value in slice_measures(labels[0], pixel_mm2).items()}
     if answers.phenotypes is not None:
         row |= {f"found_{n}": float(v) for n, v in zip(PHENOTYPES, answers.phenotypes, strict=True)}
         row |= {f"true_{n}": float(v) for n, v in zip(PHENOTYPES, subject.phenotypes, strict=True)}
@@ -81,11 +86,14 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
     return np.array([row[name] for row in rows], np.float64)
 
 
-def phenotype_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Per phenotype: mean absolute error (``mae``), spread of the absolute error (``mae_sd``), mean error (``bias``),
-    spread of the error (``sd``), and the correlation with the truth (``r``); NaN values of either do not count."""
+def measure_errors(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = PHENOTYPES) -> dict[str, dict[str, float]]:
+    """Errors of each phenotype or area; NaN values of what was found or is true do not count.
+
+    Mean absolute error (``mae``), spread of the absolute error (``mae_sd``), mean error (``bias``), spread of the error
+    (``sd``), correlation with the truth (``r``), number (``n``).
+    """
     errors = {}
-    for name in PHENOTYPES:
+    for name in names:
         found, true = column(rows, f"found_{name}"), column(rows, f"true_{name}")
         known = np.isfinite(found) & np.isfinite(true)
         error = (found - true)[known]

@@ -11,6 +11,7 @@ import torch
 
 from ...errors import ConfigError
 from ...models.registry import build
+from ...output.phenotypes import SLICE_MEASURES
 from ..experiment import write_experiment
 from ..fit import BEST, METRICS, Stage, Validation
 from ..recipes import Evaluation, Recipe
@@ -18,7 +19,7 @@ from ..scores import Row, write_rows
 from ..study import Study
 from .data import Subject, build_cache
 from .experiment import HeartExperiment, heart_experiment
-from .judge import phenotype_errors
+from .judge import measure_errors
 from .plan import check_settings, heart_stages, judge, stages_of, task_subjects, trained
 from .scenarios import Scenario, score_run
 from .tasks import networks
@@ -76,7 +77,13 @@ class HeartRecipe(Recipe[HeartExperiment]):
             write_rows(rows, run / f"evaluation-{cohort}.csv")
             metrics[cohort] = dict(validation.metrics) | {"subjects": len(experiment.cohorts[cohort].seeds)}
             if "regression" in experiment.network.heads and experiment.method != "disk":
-                metrics[cohort]["phenotype_errors"] = phenotype_errors(rows)
+                metrics[cohort]["phenotype_errors"] = measure_errors(rows)
+            if "dice" in rows[0]:
+                names = [f"swapped-{factor:g}" for factor in experiment.data.accelerations]
+                swapped = [row["dice"] for row in score_run(experiment, run, cache, names, cohort)]
+                metrics[cohort]["dice_swapped"] = float(np.nanmean(np.asarray(swapped, np.float64)))
+            if f"found_{SLICE_MEASURES[0]}" in rows[0]:
+                metrics[cohort]["area_errors"] = measure_errors(rows, SLICE_MEASURES)
         subjects = self._subjects("train", cache)
         _, network = trained(experiment, subjects, subjects, self.weights(run))
         written = export_bundle(experiment, network, bundle, metrics)

@@ -2,7 +2,8 @@
 
 A scenario has a name: ``lines-4`` (lines drawn for an acceleration of 4, as the experiment's density says), ``moved-4``
 (the same, with every subject shifted and turned at random as far as `MOVED` says: an answer that only knows where
-hearts usually are fails).
+hearts usually are fails), ``swapped-4`` (the samples of the next subject, judged by this one's truth: an answer that
+only knows where hearts usually are is as good as with ``lines-4``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Scenario:
 
     name: str
     acceleration: float
-    is_moved: bool
+    is_moved: bool = False
+    is_swapped: bool = False
 
     @classmethod
     def of(cls, name: str) -> Scenario:
@@ -44,10 +46,14 @@ class Scenario:
         ------
         ConfigError : if there is none.
         """
-        found = re.fullmatch(r"(lines|moved)-(\d+(?:\.\d+)?)", name)
+        found = re.fullmatch(r"(lines|moved|swapped)-(\d+(?:\.\d+)?)", name)
         if found is None or float(found[2]) < 1:
-            raise ConfigError(f"unknown scenario {name!r}", hint="lines-4, lines-16, moved-4, ...")
-        return cls(name, float(found[2]), found[1] == "moved")
+            raise ConfigError(f"unknown scenario {name!r}", hint="lines-4, lines-16, moved-4, swapped-4, ...")
+        return cls(name, float(found[2]), found[1] == "moved", found[1] == "swapped")
+
+    def seen(self, subjects: Sequence[Subject]) -> Sequence[Subject]:
+        """Whose samples stand for each subject's."""
+        return [*subjects[1:], subjects[0]] if self.is_swapped else subjects
 
     def of_subject(self, subject: Subject, data: HeartData) -> Subject:
         """What this condition makes of a subject; it follows from the subject's seed."""
@@ -81,9 +87,9 @@ def score_run(
     rows: list[Row] = []
     if experiment.method.startswith("nnunet"):
         for scenario in chosen:
-            seen = [scenario.of_subject(subject, experiment.data) for subject in subjects]
-            answers = predicted_answers(experiment, run, train, seen, scenario.acceleration)
-            for subject, answer in zip(seen, answers, strict=True):
+            known = [scenario.of_subject(subject, experiment.data) for subject in subjects]
+            answers = predicted_answers(experiment, run, train, scenario.seen(known), scenario.acceleration)
+            for subject, answer in zip(known, answers, strict=True):
                 scores = case_row(answer, subject, experiment.labels.names)
                 rows.append({"subject": str(subject.seed), "scenario": scenario.name, **scores})
         return rows
@@ -91,9 +97,9 @@ def score_run(
     network.to(device)
     with torch.inference_mode():
         for scenario in chosen:
-            for subject in subjects:
-                seen_one = scenario.of_subject(subject, experiment.data)
-                batch = {name: part.to(device) for name, part in task.case(seen_one, scenario.acceleration).items()}
-                scores = case_row(task.answers(network, batch, seen_one), seen_one, task.classes)
+            known = [scenario.of_subject(subject, experiment.data) for subject in subjects]
+            for subject, seen in zip(known, scenario.seen(known), strict=True):
+                batch = {name: part.to(device) for name, part in task.case(seen, scenario.acceleration).items()}
+                scores = case_row(task.answers(network, batch, seen), subject, task.classes, task.pixel_mm2)
                 rows.append({"subject": str(subject.seed), "scenario": scenario.name, **scores})
     return rows

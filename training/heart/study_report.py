@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...output.phenotypes import DISEASES, PHENOTYPES
+from ...output.phenotypes import DISEASES, PHENOTYPES, SLICE_MEASURES
 from ..curves import draw_curves, save_figure
 from ..report import Page, Table, interval, run_table
 from ..scores import arrange
 from ..statistics import compare, holm
 from ..study import Study, all_rows, is_trained
 from ..study_report import curve, family_tables, mean_tables, study_facts
-from .judge import Scores, disease_scores, phenotype_errors
+from .judge import Scores, disease_scores, measure_errors
 from .plan import task_subjects, trained
 from .published import DISEASES_003, DISK_001, PHENOTYPES_003, PSNR_003
 from .tsne import tsne
@@ -60,6 +60,7 @@ def report(rows: Rows, folder: Path) -> tuple[dict[str, Table], list[Path]]:
         "Dice by class": class_table(rows, "dice_{}"),
         "Hausdorff distance by class (pixels)": class_table(rows, "hausdorff_{}_px"),
         "Mean absolute error of phenotypes (spread)": phenotype_table(rows),
+        "Areas of the slice: mean absolute error (r with the truth)": area_table(rows),
         "Phenotypes: absolute errors compared": phenotype_tests(rows),
         "Diseases (AUC, average precision, F1)": disease_table(rows),
         "Peak signal-to-noise ratio (dB)": psnr_table(rows),
@@ -82,7 +83,7 @@ def disk_table(rows: Rows) -> Table:
     table = []
     for scenario in _scenarios(rows):
         kind, _, level = scenario.partition("-")
-        if kind not in KINDS or len(_scenarios(rows)) < 3:
+        if kind not in (*KINDS, "swapped") or len(_scenarios(rows)) < 3:
             continue
         row = {"scenario": scenario}
         for arm in _arms(rows, "dice"):
@@ -115,7 +116,7 @@ def class_table(rows: Rows, column: str) -> Table:
 def phenotype_table(rows: Rows) -> Table:
     """Mean absolute error of every phenotype, subjects as they are, beside table 1 and table 3 of paper 003."""
     arms = _arms(rows, f"found_{PHENOTYPES[0]}")
-    errors = {arm: phenotype_errors(_numbers(rows, arm, _scenarios(rows)[0])) for arm in arms}
+    errors = {arm: measure_errors(_numbers(rows, arm, _scenarios(rows)[0])) for arm in arms}
     if not errors:
         return []
     guess = _mean_guess(rows, arms[0])
@@ -126,6 +127,20 @@ def phenotype_table(rows: Rows) -> Table:
         | {f"paper: {arm}": told for arm, told in PHENOTYPES_003[name].items()}
         for name in PHENOTYPES
     ]
+
+
+def area_table(rows: Rows) -> Table:
+    """Mean absolute error of every area of a single short-axis slice, and its correlation with the truth."""
+    table = []
+    for arm in _arms(rows, f"found_{SLICE_MEASURES[0]}"):
+        for scenario in _scenarios(rows):
+            if numbers := _numbers(rows, arm, scenario):
+                errors = measure_errors(numbers, SLICE_MEASURES)
+                told = {name: f"{e['mae']:.2f} ({e['r']:.2f})" for name, e in errors.items()}
+                table.append(
+                    {"arm": arm, "scenario": scenario} | {name: told.get(name, "-") for name in SLICE_MEASURES}
+                )
+    return table
 
 
 def phenotype_tests(rows: Rows, reference: str = "kmtr") -> Table:

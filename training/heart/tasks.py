@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...models.registry import architecture, build
+from ...output.phenotypes import HEART_LABELS
 from ...simulate.heart.lines import Lines
 from ..fit import BEST, Task, Validation
 from .data import Labels, Subject, draw_lines, moved, received
@@ -142,11 +143,22 @@ class HeartTask(Task[Batch]):
         device = self._device(network)
         for acceleration, batch, subject in self.held_out():
             on_device = {name: part.to(device) for name, part in batch.items()}
-            yield acceleration, case_row(self.answers(network, on_device, subject), subject, self.classes)
+            answers = self.answers(network, on_device, subject)
+            yield acceleration, case_row(answers, subject, self.classes, self.pixel_mm2)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.experiment.labels.names
+
+    @property
+    def pixel_mm2(self) -> float | None:
+        """Area of a pixel, where the subjects are single short-axis slices of the simulator; None elsewhere."""
+        data = self.experiment.data
+        known = self.classes == HEART_LABELS.names[: len(self.classes)]
+        if data.source != "simulator" or len(data.views) != 1 or not data.views[0].startswith("sax") or not known:
+            return None
+        protocol = self.experiment.protocol("train")
+        return (protocol.field_of_view_mm / protocol.matrix) ** 2
 
     def known_classes(self, labels: Labels) -> NDArray[np.int64]:
         """Labels as the experiment has them: classes that it does not name are background."""
