@@ -72,6 +72,7 @@ class DiSK(nn.Module):
         and of the attention to samples.
     plane : y and x of the images' matrix; only located latents need it.
     n_filters : of located latents.
+    n_heads : of every attention; the paper's has one.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class DiSK(nn.Module):
         located: Sequence[int] = (),
         plane: Sequence[int] = (80, 80),
         n_filters: int = 16,
+        n_heads: int = 1,
     ) -> None:
         super().__init__()
         needed = SPACE_TIME * (1 + 2 * n_frequencies)
@@ -96,10 +98,10 @@ class DiSK(nn.Module):
             self.reader = LocatedLatents(width, located, plane, n_filters, n_frequencies=n_frequencies)
         else:
             self.latents = nn.Parameter(torch.randn(n_latents, width))
-            self.cross = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
+            self.cross = nn.ModuleList(AttentionBlock(width, n_heads) for _ in range(n_layers))
         self._is_located = bool(located)
-        self.own = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
-        self.decoder = nn.ModuleList(AttentionBlock(width) for _ in range(n_layers))
+        self.own = nn.ModuleList(AttentionBlock(width, n_heads) for _ in range(n_layers))
+        self.decoder = nn.ModuleList(AttentionBlock(width, n_heads) for _ in range(n_layers))
         self.head = nn.Linear(width, n_classes)
 
     def tokens(self, coordinates: Tensor, values: Tensor) -> Tensor:

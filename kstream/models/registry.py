@@ -133,6 +133,7 @@ _DISK: dict[str, Any] = {
     "located": (),
     "plane": (80, 80),
     "n_filters": 16,
+    "n_heads": 1,
 }
 _CINE: dict[str, Any] = {"n_slices": 9, "n_long_axis": 3, "n_frames": 50, "plane": (128, 128)}
 _PATCH: dict[str, Any] = {"patch": (5, 8, 8)}
