@@ -60,10 +60,10 @@ def kmtr_bundle(folder: Path, compand: float = 0.5) -> Bundle:
     return save_array_bundle(folder, info, state, {**example, **outputs}, "# untrained\n")
 
 
-def disk_bundle(folder: Path, compand: float = 0.5) -> Bundle:
+def disk_bundle(folder: Path, compand: float = 0.5, located: tuple[int, ...] = ()) -> Bundle:
     """An untrained DiSK as a bundle."""
     torch.manual_seed(5)
-    arguments = {**DISK, "compand": compand}
+    arguments = {**DISK, "compand": compand, "located": located, "plane": (24, 24)}
     network = build("disk", arguments).eval()
     rng = np.random.default_rng(6)
     example = {

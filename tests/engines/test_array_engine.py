@@ -46,6 +46,10 @@ def kmtr(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return kmtr_bundle(tmp_path_factory.mktemp("bundle") / "kmtr-test")
 
 
+def located_bundle(folder: Path) -> Bundle:
+    return disk_bundle(folder, located=(2, 3, 4))
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KSTREAM_CACHE", str(tmp_path / "cache"))
@@ -97,6 +101,11 @@ def test_disk_runs_on_onnxruntime_with_any_number_of_samples(disk: Bundle, cache
     check_engine(disk, "onnxruntime")
 
 
+@needs_onnx
+def test_latents_with_places_run_on_onnxruntime(cache: Path, tmp_path: Path) -> None:
+    check_engine(located_bundle(tmp_path / "disk-test"), "onnxruntime")
+
+
 @pytest.mark.slow
 @needs_onnx
 def test_kmtr_runs_on_onnxruntime_with_any_number_of_lines(kmtr: Bundle, cache: Path) -> None:
@@ -106,7 +115,7 @@ def test_kmtr_runs_on_onnxruntime_with_any_number_of_lines(kmtr: Bundle, cache: 
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("engine", ["aot", "compiled"])
-@pytest.mark.parametrize("make", [disk_bundle, kmtr_bundle])
+@pytest.mark.parametrize("make", [disk_bundle, located_bundle, kmtr_bundle])
 def test_inductor_holds_networks_with_several_inputs(engine: str, make: Any, cache: Path, tmp_path: Path) -> None:
     check_engine(make(tmp_path / "bundle"), engine)
 

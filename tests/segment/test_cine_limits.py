@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,11 @@ def test_lines_that_are_too_short_or_run_backwards_are_refused() -> None:
     with pytest.raises(ScanError, match="grid along x"):
         line_place(line().trajectory[::-1], 0, 0, (24, 24))
     assert line_place(line().trajectory, 1, 2, (24, 24)).tolist() == [2, 1, 12]
+
+
+def test_latents_with_places_refuse_another_matrix(tmp_path: Path) -> None:
+    made = disk_bundle(tmp_path / "disk-test", located=(2, 3, 4))
+    model = CineModel.of(made.info, load_array_engine(made))
+    SegmentPoints(model, PLAN, config())
+    with pytest.raises(ConfigError, match=r"disk-test does not fit the scan: plane is \(24, 26\), expected \(24, 24\)"):
+        SegmentPoints(model, replace(PLAN, plane=(24, 26)), config())
