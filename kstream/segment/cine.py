@@ -129,10 +129,17 @@ class CinePlan:
 
         Raises
         ------
-        ScanError : more pixels than are labelled at once (`MAX_SLICE_PIXELS`, `MAX_PIXELS`).
+        ScanError : a volume, or more pixels than are labelled at once (`MAX_SLICE_PIXELS`, `MAX_PIXELS`).
         ConfigError : as many views as slices are needed, or none.
         """
-        nx, ny, _ = scan.recon_matrix
+        nx, ny, nz = scan.recon_matrix
+        if nz != 1:
+            raise ScanError(
+                f"a cine scan is made of slices, and this one is a volume of {nz} partitions",
+                where="recon space of the header, matrix z",
+                likely="a three-dimensional scan with a preset for the heart",
+                hint="--preset breast-dce-recon makes images of it",
+            )
         n_slices = scan.limit("slice").size
         n_pixels = n_frames * ny * nx
         if n_pixels > MAX_SLICE_PIXELS or n_slices * n_pixels > MAX_PIXELS:

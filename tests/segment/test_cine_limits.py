@@ -57,6 +57,12 @@ def scan(n_phases: int, n_slices: int = 1) -> Scan:
     return Scan(*sizes, "cartesian", limits)
 
 
+def test_a_volume_is_no_cine_scan() -> None:
+    volume = replace(scan(5), recon_matrix=(128, 128, 6))
+    with pytest.raises(ScanError, match="a volume of 6 partitions"):
+        CinePlan.of(volume, config(), 5)
+
+
 class Counting:
     """An engine that notes how many pixels it was asked for at once."""
 
