@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ def command(
     import logging
     from dataclasses import asdict
 
-    from ..serve.checkup import all_checks, run_checks
+    from ..serve.checkup import all_checks, run_checks, still_running
 
     logging.getLogger("kstream").addHandler(logging.NullHandler())  # findings say it
     findings = []
@@ -35,4 +37,7 @@ def command(
         import json as json_
 
         print(json_.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
+    if still_running():  # a library in the middle of its work would abort the interpreter's orderly end
+        sys.stdout.flush()
+        os._exit(1)
     raise typer.Exit(0 if is_well else 1)

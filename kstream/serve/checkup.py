@@ -46,6 +46,7 @@ MIN_DESCRIPTORS = 256
 """64 connections by default, each with a socket and a journal, and those of workers and libraries."""
 
 ANSWER_S = 2.0
+_THREAD = "kstream-doctor-check "
 WORKER_S = 30.0
 
 
@@ -118,6 +119,11 @@ def run_checks(checks: Sequence[Check]) -> Iterator[Finding]:
         yield running.finding(begin)
 
 
+def still_running() -> bool:
+    """Whether a check that did not end in time is at work yet, in the thread where it was left."""
+    return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
+
+
 class _Running:
     """A check in a thread of its own; one that hangs is left behind there."""
 
@@ -125,7 +131,7 @@ class _Running:
         self._check = check
         self._found: list[Passed | Exception] = []
         self._seconds = check.limit_s
-        self._thread = threading.Thread(target=self._work, name=f"kstream-doctor-{check.name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"{_THREAD}{check.name}", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:

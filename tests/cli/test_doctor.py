@@ -97,9 +97,33 @@ def test_a_check_that_hangs_is_left_behind_in_time() -> None:
 
     begin = time.monotonic()
     finding = run_check(Check("stuck", hang, 0.1, "wake it"))
-    released.set()
     assert time.monotonic() - begin < 10
+    assert checkup.still_running()
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name.endswith("stuck"):
+            thread.join(10)
+    assert not checkup.still_running()
     assert (finding.ok, finding.detail, finding.fix) == (False, "no result within 0.1 s", "wake it")
+
+
+def test_a_check_that_hangs_inside_a_library_does_not_abort_the_command() -> None:
+    program = """
+import torch
+from kstream.cli import main
+from kstream.serve import checkup
+
+def compute():
+    while True:
+        torch.ones(300, 300) @ torch.ones(300, 300)
+
+checkup.all_checks = lambda port, folder: [checkup.Check("stuck", compute, 0.3)]
+main()
+"""
+    command = [sys.executable, "-c", program, "doctor"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (found.returncode, found.stderr) == (1, "")
+    assert found.stdout.startswith("FAIL  stuck          no result within 0.3 s")
 
 
 def test_the_hint_of_an_error_is_the_fix() -> None:
