@@ -184,13 +184,19 @@ def test_a_claim_is_reproduced_contradicted_or_undecided_by_test_and_interval(fi
         ("steps", "noise-20"): base + 0.01 + 0.001 * rng.random(24),
         ("image", "noise-20"): base - 0.03 * rng.random(24),
     }
-    verdicts = {(row["claim"], row["noise"]): row for row in claim_table(study, wanted, dice)}
+    verdicts = {(row["claim"], row["noise"]): row for row in claim_table(study, wanted, dice, [dice, dice])}
     assert verdicts["SERANet-2 > Two-step-2", "10 %"]["verdict"] == "reproduced"
     assert verdicts["SERANet-2 > Two-step-2", "20 %"]["verdict"] == "contradicted"
     loss = "SERANet-2, cross entropy of the last > cross entropy of the last + l2 of the image"
     assert verdicts[loss, "10 %"]["verdict"] == "undecided"
     assert verdicts[loss, "20 %"]["verdict"] == "reproduced"
     assert verdicts[loss, "20 %"]["paper's difference"] == "+0.014"
+    luck = {key: values + (0.4 if key[0] == "steps" else 0) for key, values in dice.items()}
+    found = claim_table(study, wanted, dice, [dice, luck])
+    claimed = [row for row in found if (row["claim"], row["noise"]) == ("SERANet-2 > Two-step-2", "10 %")]
+    assert [row["verdict"] for row in claimed] == ["undecided"], "one seed says the contrary"
+    assert claimed[0]["by seed"].startswith("+")
+    assert " -0." in claimed[0]["by seed"]
 
 
 @pytest.mark.parametrize("table", [TABLE_1, TABLE_2])
