@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .companding import companded
 from .kmtr_heads import MlpHead, ReconstructionHead, SegmentationHead, fold_patches, patch_grid
+from .located import LocatedLines
 from .transformer import Block, sine_positions
 
 N_PHENOTYPES, N_DISEASES = 18, 3
@@ -150,13 +151,22 @@ class LineEncoder(nn.Module):
     """Sampled phase-encode lines of all slices as tokens.
 
     Takes float32 values ``(batch, n, 2 nx)``, real parts then imaginary parts, and places ``(batch, n, 3)`` (slice,
-    frame, ky); `compand` as in `companding.companded`.
+    frame, ky); `compand` as in `companding.companded`. With `located`, the number of filters, there is a token at each
+    image patch instead, which reads all lines of its slice by their phases (`located.LocatedLines`).
     """
 
-    def __init__(self, shape: CineShape, width: int, n_layers: int, n_heads: int, compand: float) -> None:
+    def __init__(
+        self, shape: CineShape, width: int, n_layers: int, n_heads: int, compand: float, located: int = 0
+    ) -> None:
         super().__init__()
         self.shape, self.width, self.compand = shape, width, compand
-        self.tokenize = nn.Linear(2 * shape.plane[1], width)
+        if located:
+            self.reader = LocatedLines(width, shape.grid, shape.n_frames, shape.plane, located)
+            code = position_code(shape.patch_positions(), shape.n_long_axis, width)
+            self.register_buffer("code", code, persistent=False)
+        else:
+            self.tokenize = nn.Linear(2 * shape.plane[1], width)
+        self._is_located = bool(located)
         self.encoder = Encoder(width, n_layers, n_heads)
 
     def scaled(self, values: Tensor) -> Tensor:
@@ -165,8 +175,11 @@ class LineEncoder(nn.Module):
         return companded(pairs, self.compand).transpose(-1, -2).flatten(-2)
 
     def forward(self, values: Tensor, places: Tensor) -> list[Tensor]:
-        code = line_code(places, self.shape.n_long_axis, self.width)
-        layers: list[Tensor] = self.encoder(self.tokenize(self.scaled(values)) + code)
+        if self._is_located:
+            tokens = self.reader(values, places) + self.get_buffer("code")
+        else:
+            tokens = self.tokenize(self.scaled(values)) + line_code(places, self.shape.n_long_axis, self.width)
+        layers: list[Tensor] = self.encoder(tokens)
         return layers
 
     def index(self, places: Tensor) -> Tensor:
@@ -301,6 +314,7 @@ class KMTR(nn.Module):
     n_head_features : hidden features of the regression and classification heads.
     segmentation_width : features of all slices together in the segmentation head (576 in the paper, 64 for a slice).
     feature_size : of the segmentation head's convolutions at full resolution.
+    located : filters of tokens at image patches, which read lines by their phases (beyond the paper); 0: its tokens.
     """
 
     def __init__(
@@ -320,19 +334,22 @@ class KMTR(nn.Module):
         segmentation_width: int = 576,
         feature_size: int = 16,
         compand: float = 0.0,
+        located: int = 0,
     ) -> None:
         super().__init__()
         if not heads or len(set(heads)) != len(heads) or not set(heads) <= set(HEADS):
             raise ValueError(f"heads are some of {', '.join(HEADS)}, each once; got {tuple(heads)}")
         shape = cine_shape(n_slices, n_long_axis, n_frames, plane, patch)
         self.names = tuple(heads)
-        self.lines = LineEncoder(shape, width, n_layers, n_heads, compand)
+        self.lines = LineEncoder(shape, width, n_layers, n_heads, compand, located)
         code = position_code(shape.patch_positions(), n_long_axis, width)
         made: dict[str, nn.Module] = {}
         for name in heads:
             if name == "segmentation":
                 per_slice = segmentation_width // n_slices
-                made[name] = SegmentationHead(shape.grid, shape.patch, width, per_slice, feature_size, n_classes)
+                made[name] = SegmentationHead(
+                    shape.grid, shape.patch, width, per_slice, feature_size, n_classes, crosses=not located
+                )
             elif name == "reconstruction":
                 blocks = [Block(width, n_heads) for _ in range(n_decoder_layers)]
                 made[name] = ReconstructionHead(shape.grid, shape.patch, width, blocks)

@@ -98,6 +98,10 @@ class SegmentationHead(nn.Module):
 
     UNETR's skip from the full-resolution image is left out: there is no image.
 
+    Parameters
+    ----------
+    crosses : whether there is step 1; tokens that lie at image patches already need none.
+
     Gives logits ``(batch, slices, classes, frames, y, x)``.
 
     Raises
@@ -106,7 +110,14 @@ class SegmentationHead(nn.Module):
     """
 
     def __init__(
-        self, grid: Grid, patch: Triple, width: int, per_slice: int, feature_size: int, n_classes: int
+        self,
+        grid: Grid,
+        patch: Triple,
+        width: int,
+        per_slice: int,
+        feature_size: int,
+        n_classes: int,
+        crosses: bool = True,
     ) -> None:
         super().__init__()
         if patch[1:] != (8, 8):
@@ -114,8 +125,10 @@ class SegmentationHead(nn.Module):
         f, last = feature_size, (patch[0], 2, 2)
         self.grid = grid
         n_heads = next(n for n in (5, 4, 3, 2, 1) if width % n == 0)
-        self.cross = CrossAttention(width, n_heads)
-        self.query = nn.Parameter(torch.randn(width) * 0.02)
+        if crosses:
+            self.cross = CrossAttention(width, n_heads)
+            self.query = nn.Parameter(torch.randn(width) * 0.02)
+        self._crosses = crosses
         self.project = nn.ModuleList(nn.Linear(width, per_slice) for _ in range(3))
         self.early = nn.Sequential(
             _up(per_slice, 2 * f), ConvUnit(2 * f, 2 * f), _up(2 * f, 2 * f), ConvUnit(2 * f, 2 * f)
@@ -138,9 +151,15 @@ class SegmentationHead(nn.Module):
 
     def _maps(self, tokens: Tensor, project: nn.Module, code: Tensor) -> Tensor:
         """Feature maps ``(batch * slices, per_slice, frames', y', x')`` of one level."""
-        queries = (self.query + code).expand(len(tokens), -1, -1)
-        features: Tensor = project(self.cross(queries, tokens))
+        features: Tensor = project(self._on_patches(tokens, code))
         return features.reshape(len(tokens) * self.grid[0], *self.grid[1:], -1).movedim(-1, 1)
+
+    def _on_patches(self, tokens: Tensor, code: Tensor) -> Tensor:
+        """One token at each image patch."""
+        if not self._crosses:
+            return tokens[:, 1:]
+        crossed: Tensor = self.cross((self.query + code).expand(len(tokens), -1, -1), tokens)
+        return crossed
 
 
 def _up(n_in: int, n_out: int) -> nn.Module:

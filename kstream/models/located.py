@@ -79,12 +79,15 @@ class LocatedLatents(nn.Module):
         coordinates : ``(batch, n, yxt)``, index over size, in ``[0, 1)``.
         values : ``(batch, n, 2)``, real and imaginary part.
         """
-        read = self.read(coordinates, values)
+        return self.latents(self.read(coordinates, values)) + self.features
+
+    def latents(self, read: Tensor) -> Tensor:
+        """Sums ``(batch, points, filters, 2)`` as vectors ``(batch, points, width)`` that no gain changes."""
         size = read.square().sum(dim=-1)
         read = read / (size.mean(dim=1, keepdim=True) + EPSILON).sqrt()[..., None]
         magnitude = (read.square().sum(dim=-1) + EPSILON).sqrt()
-        latents: Tensor = self.output(torch.cat((read.flatten(2), magnitude), dim=-1)) + self.features
-        return latents
+        vectors: Tensor = self.output(torch.cat((read.flatten(2), magnitude), dim=-1))
+        return vectors
 
     def read(self, coordinates: Tensor, values: Tensor) -> Tensor:
         """The sums z: ``(batch, frames * y * x of the grid, filters, 2)``, real and imaginary part."""
@@ -110,3 +113,57 @@ class LocatedLatents(nn.Module):
         a, b = self.filters(features).chunk(2, dim=-1)
         real, imaginary = values[..., :1], values[..., 1:]
         return torch.cat((a * real - b * imaginary, a * imaginary + b * real), dim=-1)
+
+
+class LocatedLines(nn.Module):
+    """`LocatedLatents` of several slices from Cartesian lines, summed along x first and then over lines.
+
+    Parameters
+    ----------
+    width : of the latent vectors; nothing is added to them.
+    grid : points over (slices, frames, y, x).
+    n_frames, plane : of the examination, whose lines are counted by (slice, frame, ky).
+    n_filters : as for `LocatedLatents`; all slices share them.
+    """
+
+    def __init__(self, width: int, grid: Sequence[int], n_frames: int, plane: Sequence[int], n_filters: int) -> None:
+        super().__init__()
+        self._n_slices, self._n_frames, self._nx = grid[0], n_frames, plane[1]
+        self.points = LocatedLatents(width, grid[1:], plane, n_filters)
+        for name, n, size in (("rows", grid[2], plane[0]), ("columns", grid[3], plane[1])):
+            self.register_buffer(name, (torch.arange(n) + 0.5) / n - size // 2 / size, persistent=False)
+        self.register_buffer("samples", torch.arange(plane[1]) / plane[1], persistent=False)
+
+    def forward(self, values: Tensor, places: Tensor) -> Tensor:
+        """Latent vectors ``(batch, slices * frames * y * x of the grid, width)``.
+
+        Parameters
+        ----------
+        values : ``(batch, n, 2 nx)``, real parts, then imaginary parts of each line.
+        places : ``(batch, n, 3)``, slice, frame and ky.
+        """
+        return self.points.latents(self.read(values, places))
+
+    def read(self, values: Tensor, places: Tensor) -> Tensor:
+        """The sums: ``(batch, slices * frames * y * x of the grid, filters, 2)``, real and imaginary part."""
+        batch, n = values.shape[:2]
+        ny, nx = self.points.plane
+        pairs = values.reshape(batch, n, 2, self._nx).transpose(2, 3).flatten(1, 2)
+        own = (places[..., None, 2] / ny, self.samples, places[..., None, 1] / self._n_frames)
+        coordinates = torch.stack([part.expand(batch, n, self._nx) for part in own], dim=-1).flatten(1, 2)
+        along_x = 2 * math.pi * (torch.arange(self._nx, device=values.device) - nx // 2)[:, None] * self.columns
+        along_y = 2 * math.pi * (places[..., 2:] - ny // 2) * self.rows
+        slices = torch.arange(self._n_slices, device=values.device)
+        is_of = (places[..., :1].round() == slices).to(values.dtype)[..., None]
+        cosine, sine = ((is_of * part[:, :, None]).flatten(2).mT for part in (along_y.cos(), along_y.sin()))
+        frames = []
+        for time in self.points.times:
+            weighted = self.points.weigh(coordinates, pairs, time).unflatten(1, (n, self._nx))
+            real, imaginary = weighted.transpose(2, 3).chunk(2, dim=2)
+            lines = (real @ along_x.cos() - imaginary @ along_x.sin(), real @ along_x.sin() + imaginary @ along_x.cos())
+            real, imaginary = (part.flatten(2) for part in lines)
+            z = (cosine @ real - sine @ imaginary, cosine @ imaginary + sine @ real)
+            frames.append(torch.stack(z, dim=-1).unflatten(1, (self._n_slices, -1)))
+        whole = torch.stack(frames, dim=2)  # batch, slice, frame, y, filter and x, 2
+        whole = whole.unflatten(4, (-1, len(self.columns))).transpose(4, 5)
+        return whole.flatten(1, 4)

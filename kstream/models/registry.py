@@ -149,6 +149,7 @@ _KMTR: dict[str, Any] = {
     "segmentation_width": 576,
     "feature_size": 16,
     "compand": 0.0,
+    "located": 0,
 }
 _KGIN: dict[str, Any] = {
     "n_frames": 50,

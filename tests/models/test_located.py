@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kstream.models.disk import DiSK
-from kstream.models.located import LocatedLatents
+from kstream.models.kmtr import KMTR
+from kstream.models.located import LocatedLatents, LocatedLines
 
 GRID, WIDTH, N_FILTERS = (3, 2, 4), 29, 5
 
@@ -88,3 +89,38 @@ def test_disk_with_located_latents_learns_in_every_parameter() -> None:
     assert logits.shape == (2, 4, 13)
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_lines_read_as_the_samples_that_they_are() -> None:
+    n_slices, n_frames, (ny, nx) = 2, 6, (9, 12)
+    torch.manual_seed(3)
+    lines = LocatedLines(WIDTH, (n_slices, *GRID), n_frames, (ny, nx), N_FILTERS).double()
+    rng = np.random.default_rng(7)
+    places = np.stack([rng.integers(0, n, (2, 15)) for n in (n_slices, n_frames, ny)], axis=-1)
+    values = rng.standard_normal((2, 15, 2, nx))
+    with torch.no_grad():
+        found = lines.read(torch.from_numpy(values).flatten(2), torch.from_numpy(places).double())
+    found = found.unflatten(1, (n_slices, -1))
+    for subject, own in enumerate(places):
+        for number in range(n_slices):
+            picked = own[:, 0] == number
+            ky, frame = np.repeat(own[picked, 2], nx) / ny, np.repeat(own[picked, 1], nx) / n_frames
+            coordinates = np.stack((ky, np.tile(np.arange(nx), picked.sum()) / nx, frame), axis=-1)
+            pairs = values[subject, picked].transpose(0, 2, 1).reshape(-1, 2)
+            with torch.no_grad():
+                exact = lines.points.read(torch.from_numpy(coordinates)[None], torch.from_numpy(pairs)[None])[0]
+            torch.testing.assert_close(found[subject, number], exact, atol=1e-5, rtol=1e-5)
+
+
+def test_kmtr_with_located_tokens_learns_in_every_parameter() -> None:
+    torch.manual_seed(5)
+    network = KMTR(("segmentation", "regression"), 3, 1, 10, (16, 24), (5, 8, 8), 35, 3, n_heads=5, located=4,
+                   segmentation_width=12, feature_size=2)  # fmt: skip
+    rng = np.random.default_rng(8)
+    places = np.stack([rng.integers(0, n, (2, 31)) for n in (3, 10, 16)], axis=-1)
+    labels, phenotypes = network(torch.randn(2, 31, 48), torch.from_numpy(places).float())
+    assert labels.shape == (2, 3, 6, 10, 16, 24)
+    assert phenotypes.shape == (2, 18)
+    (labels.square().sum() + phenotypes.square().sum()).backward()
+    still = [name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert still == []

@@ -41,7 +41,7 @@ _BEFORE: dict[str, tuple[tuple[str, ...], str]] = {
 """Stages before the last one, and the name of the last; methods that are not named have one stage without a name."""
 
 _OPTIONAL = ("syn-net",)
-"""Methods that may go without what comes before."""
+"""Methods that may go without what comes before; those with located tokens may, too."""
 
 _LAST: dict[str, Callable[..., HeartTask]] = {
     "disk": PointsTask, "coordinates": CoordinatesTask, "mean-shape": MeanShapeTask, "k-gin": KGinTask,
@@ -64,7 +64,8 @@ def stages_of(experiment: HeartExperiment) -> dict[str, Schedule]:
         )
     names, last = _BEFORE.get(experiment.method, ((), ""))
     given: dict[str, Schedule | None] = {name: getattr(experiment.stages, name) for name in names}
-    if experiment.method in _OPTIONAL and not any(given.values()):
+    from_scratch = experiment.method in _OPTIONAL or bool(experiment.network.arguments.get("located"))
+    if from_scratch and not any(given.values()):
         return {"": experiment.schedule}
     if missing := [name for name, schedule in given.items() if schedule is None]:
         raise ConfigError(
