@@ -9,7 +9,7 @@ Trained in three steps:
    mends codes from those of the neighbouring frames ("latent interpolation").
 
 The publication leaves sizes open: four convolutions of stride 2 with 32 to 256 features and codes of 64 numbers are
-this project's choice. So are leaky units: with plain ones a seed in three lost a class for good.
+this project's choice. So are leaky units: with plain ones, one of two seeds lost two classes for good.
 """
 
 from __future__ import annotations
