@@ -62,6 +62,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+STUCK = 0.6
+"""Share of the best seed's mean below which a training counts as stuck."""
+
+
 def arrange(rows: Sequence[Mapping[str, str]], metric: str) -> Arranged:
     """One metric by arm and scenario, subjects in the order of their names; rows without it do not count.
 
@@ -95,3 +99,31 @@ def unequal_seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     each = "; ".join(f"{arm} {', '.join(map(str, sorted(found)))}" for arm, found in seeds.items())
     return [f"Attention: the arms were scored with different seeds ({each}), so their means are not alike."]
+
+
+def stuck_runs(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """A sentence for each training that got far less than the same arm with another seed, in the first scenario.
+
+    Far less is below `STUCK` of it: such a network learned something else than the others, and a mean with it in it
+    says more about luck than about the arm.
+
+    Parameters
+    ----------
+    metric : one that is better when it is larger.
+    """
+    scenario = next((row["scenario"] for row in rows if row.get(metric)), None)
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["scenario"] == scenario and row.get(metric) not in (None, ""):
+            found[row["model"]][int(row["fold"])].append(float(row[metric]))
+    told = []
+    for arm, seeds in found.items():
+        means = {seed: _mean(values) for seed, values in seeds.items()}
+        best = max((value for value in means.values() if not math.isnan(value)), default=0.0)
+        told += [
+            f"Attention: {arm} with seed {seed} got stuck: its mean {metric} under {scenario} is {value:.3f}, and that "
+            f"of another seed {best:.3f}."
+            for seed, value in means.items()
+            if value < STUCK * best
+        ]
+    return told

@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 from .curves import Curve, draw_curves
 from .report import Page, Table, by_scenario, comparison_row, family_title, interval, origin, run_table
-from .scores import Arranged, arrange, unequal_seeds
+from .scores import Arranged, arrange, stuck_runs, unequal_seeds
 from .statistics import Comparison, bootstrap, compare, holm_family
 from .study import FamilyConfig, Study, all_rows
 
@@ -42,6 +42,7 @@ def study_facts(study: Study, rows: Rows) -> list[str]:
         origin(study),
         "Intervals and tests are over subjects, each averaged over seeds. Research use only.",
         *unequal_seeds(rows),
+        *stuck_runs(rows, study.recipe_class.metrics[0]),
     ]
 
 

@@ -19,7 +19,7 @@ from kstream.training.breast.scenarios import Score
 from kstream.training.breast.study_report import Results, all_scores, compare_family
 from kstream.training.curves import Curve, draw_curves, stars
 from kstream.training.experiment import load_experiment
-from kstream.training.scores import unequal_seeds
+from kstream.training.scores import stuck_runs, unequal_seeds
 from kstream.training.statistics import Interval
 from kstream.training.study import FamilyConfig, Study
 
@@ -192,6 +192,17 @@ def test_arms_with_other_seeds_are_told() -> None:
     rows = [vars(score) for score in scores]
     assert "a 1, 2; b 1" in unequal_seeds(rows)[0]
     assert unequal_seeds([rows[0], rows[2]]) == []
+
+
+def test_a_training_that_got_stuck_is_told() -> None:
+    scores = [row(arm, seed, i, 0.7 + 0.01 * i) for arm in "ab" for seed in (1, 2, 3) for i in range(3)]
+    rows = [vars(score) for score in scores]
+    assert stuck_runs(rows, "dice") == []
+    stuck = [{**one, "dice": 0.2} if (one["model"], one["fold"]) == ("b", 3) else one for one in rows]
+    (told,) = stuck_runs(stuck, "dice")
+    assert told.startswith("Attention: b with seed 3 got stuck: its mean dice under full is 0.200")
+    assert told.endswith("another seed 0.710.")
+    assert stuck_runs(rows, "hausdorff") == []
 
 
 def test_a_family_may_compare_different_inputs() -> None:

@@ -22,7 +22,7 @@ from ...segment.patches import cut_patch
 from ..curves import Curve, draw_curves
 from ..experiment import Experiment
 from ..report import Page, Table, by_scenario, comparison_row, family_title, interval, origin, p_value, run_table
-from ..scores import unequal_seeds
+from ..scores import stuck_runs, unequal_seeds
 from ..statistics import (
     Comparison,
     FailureComparison,
@@ -121,7 +121,8 @@ def write_report(study: Study, cache: Path) -> Path:
     results = Results.of(scores)
     exams = load_cohort(study.first.experiment, study.evaluation.cohort, cache)
     write_published(scores, folder, exams[0].labels.shape[-1])
-    page = Page(study.file.name, [*_facts(study, exams), *unequal_seeds([vars(score) for score in scores])])
+    rows = [vars(score) for score in scores]
+    page = Page(study.file.name, [*_facts(study, exams), *unequal_seeds(rows), *stuck_runs(rows, "dice")])
     page.tables = {
         "Mean Dice of exams with a lesion [95 % bootstrap interval]": _dice_table(results),
         "Catastrophic failures (Dice 0), share of exams and seeds [95 % bootstrap interval]": _failure_table(results),
