@@ -78,7 +78,13 @@ _BRAIN_SLICE: tuple[Shape, ...] = ((1, 2, 1, 216, 180),)  # lines of zeros say w
 _CONSISTENCY: dict[str, Any] = {"consistency": "hard", "weight": 1.0}
 _SEGMENTATION: dict[str, Any] = {"n_classes": 4, "channels": (64, 128, 256, 512)}
 _UNROLLED: dict[str, Any] = {"n_blocks": 2, "block": "A", "width": 1.0, **_SEGMENTATION, **_CONSISTENCY}
-_SERANET: dict[str, Any] = {**_UNROLLED, "n_recurrences": 2, "memory": "decoder", "attention": "first"}
+_SERANET: dict[str, Any] = {
+    **_UNROLLED,
+    "n_recurrences": 2,
+    "memory": "decoder",
+    "attention": "first",
+    "scaled_memory": False,
+}
 _LATENT: dict[str, Any] = {
     "shape": (216, 180),
     "n_classes": 4,

@@ -65,6 +65,7 @@ class SERANet(nn.Module):
         equation 1 does.
     consistency, weight : as for `DataConsistency`; the paper's is hard.
     width : multiple of the features of the regularisation blocks.
+    scaled_memory : as for `UNet2d`; not in the paper, and it makes trainings reliable.
 
     Raises
     ------
@@ -83,6 +84,7 @@ class SERANet(nn.Module):
         consistency: ConsistencyForm = "hard",
         weight: float = 1.0,
         width: float = 1.0,
+        scaled_memory: bool = False,
     ) -> None:
         super().__init__()
         if attention not in ("first", "previous"):
@@ -92,7 +94,7 @@ class SERANet(nn.Module):
         self._n_recurrences, self._source = n_recurrences, attention
         self.reconstruction = Reconstruction(n_blocks, block, consistency, weight, width)
         self.attention = Attention(n_classes, block, consistency, weight, width)
-        self.segmentation = UNet2d(2, n_classes, channels, memory)
+        self.segmentation = UNet2d(2, n_classes, channels, memory, scaled_memory)
 
     def forward(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         slices, mask, n_slices = fold_slices(kspace, mask)

@@ -235,6 +235,23 @@ def test_the_memory_makes_a_difference_after_the_first_pass_only() -> None:
     assert (first - second).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_features_of_any_size_leave_a_scaled_memory_as_it_was(is_scaled: bool) -> None:
+    torch.manual_seed(6)
+    net = UNet2d(2, 3, (5, 7), "decoder", scaled_memory=is_scaled)
+    assert sum(p.numel() for p in net.parameters()) == sum(
+        p.numel() for p in UNet2d(2, 3, (5, 7), "decoder").parameters()
+    )
+    image = torch.randn(2, 2, 8, 6)
+    with torch.no_grad():
+        before = net(image)
+        last = [layer for layer in net.decoder.levels[-1] if isinstance(layer, nn.Conv2d)][-1]
+        for parameter in last.parameters():
+            parameter *= 1e4
+        after = net(image)
+    assert torch.allclose(before, after, atol=1e-5) is is_scaled
+
+
 def test_the_cell_forgets_and_remembers_as_its_gates_say() -> None:
     cell = ConvLSTM(1, 1)
     nn.init.zeros_(cell.gates.weight)
