@@ -43,6 +43,11 @@ class LocatedLatents(nn.Module):
     ValueError : if the grid or the plane has another number of sizes, or one below 1.
     """
 
+    times: Tensor
+    places: Tensor
+    plane: Tensor
+    features: Tensor
+
     def __init__(
         self,
         width: int,
@@ -126,6 +131,10 @@ class LocatedLines(nn.Module):
     n_filters : as for `LocatedLatents`; all slices share them.
     """
 
+    rows: Tensor
+    columns: Tensor
+    samples: Tensor
+
     def __init__(self, width: int, grid: Sequence[int], n_frames: int, plane: Sequence[int], n_filters: int) -> None:
         super().__init__()
         self._n_slices, self._n_frames, self._nx = grid[0], n_frames, plane[1]
@@ -158,12 +167,13 @@ class LocatedLines(nn.Module):
         cosine, sine = ((is_of * part[:, :, None]).flatten(2).mT for part in (along_y.cos(), along_y.sin()))
         frames = []
         for time in self.points.times:
-            weighted = self.points.weigh(coordinates, pairs, time).unflatten(1, (n, self._nx))
+            weighted = self.points.weigh(coordinates, pairs, time).reshape(batch, n, self._nx, -1)
             real, imaginary = weighted.transpose(2, 3).chunk(2, dim=2)
             lines = (real @ along_x.cos() - imaginary @ along_x.sin(), real @ along_x.sin() + imaginary @ along_x.cos())
             real, imaginary = (part.flatten(2) for part in lines)
             z = (cosine @ real - sine @ imaginary, cosine @ imaginary + sine @ real)
-            frames.append(torch.stack(z, dim=-1).unflatten(1, (self._n_slices, -1)))
-        whole = torch.stack(frames, dim=2)  # batch, slice, frame, y, filter and x, 2
-        whole = whole.unflatten(4, (-1, len(self.columns))).transpose(4, 5)
+            frames.append(
+                torch.stack(z, dim=-1).reshape(batch, self._n_slices, len(self.rows), -1, len(self.columns), 2)
+            )
+        whole = torch.stack(frames, dim=2).transpose(4, 5)  # batch, slice, frame, y, x, filter, 2
         return whole.flatten(1, 4)
