@@ -65,7 +65,7 @@ validate_every = 2
 """
 
 NETWORKS = {
-    "brain-seranet-2": "channels = [4, 6], width = 0.1",
+    "brain-seranet-2": "channels = [4, 6], width = 0.1, scaled_memory = true",
     "brain-joint": "channels = [4, 6], width = 0.1",
     "brain-two-step": "channels = [4, 6], width = 0.1",
     "brain-segnetmri": "channels = [4, 6], n_blocks = 2",
