@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from .sines import padded, sine_features
 
 EPSILON = 1e-12
+SAMPLES_AT_ONCE = 2**16
+"""Some 100 MiB with a grid of 8 x 8."""
 
 
 class LocatedLatents(nn.Module):
@@ -95,7 +97,17 @@ class LocatedLatents(nn.Module):
         return vectors
 
     def read(self, coordinates: Tensor, values: Tensor) -> Tensor:
-        """The sums z: ``(batch, frames * y * x of the grid, filters, 2)``, real and imaginary part."""
+        """The sums z: ``(batch, frames * y * x of the grid, filters, 2)``, real and imaginary part.
+
+        Outside of training the sum goes over at most `SAMPLES_AT_ONCE` at a time, so that memory does not grow with
+        what a client sends. Compiled engines bound their samples themselves.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._read(coordinates, values)
+        parts = zip(coordinates.split(SAMPLES_AT_ONCE, 1), values.split(SAMPLES_AT_ONCE, 1), strict=True)
+        return torch.stack([self._read(*part) for part in parts]).sum(dim=0)
+
+    def _read(self, coordinates: Tensor, values: Tensor) -> Tensor:
         middle = self.plane // 2
         k = coordinates[..., :2] * self.plane - middle
         phase = 2 * math.pi * k @ (self.places - middle / self.plane).mT

@@ -87,7 +87,7 @@ class UNet2d(nn.Module):
         bottom, or after the last level of the way up. Paper 004 integrates one without saying where.
     scaled_memory : divide what the memory takes by its root mean square over each image, which costs no parameter.
         Nothing else bounds the features of a U-Net without normalisation, and where they grow until the gates
-        saturate, no gradient comes back through them: one training in ten or so stops there.
+        saturate, no gradient comes back through them: one of 15 trainings of the brain study stopped there.
 
     Raises
     ------

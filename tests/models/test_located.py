@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kstream.models import located
 from kstream.models.disk import DiSK
 from kstream.models.kmtr import KMTR
 from kstream.models.located import LocatedLatents, LocatedLines
@@ -50,6 +51,20 @@ def test_samples_add_up_in_any_order_and_number() -> None:
         shuffled = latents.read(coordinates[:, order], values[:, order])
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(shuffled, whole)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 23, 24])
+def test_the_sums_do_not_depend_on_how_many_are_taken_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, (coordinates, values) = reader(), samples(23)
+    in_training = latents.read(coordinates, values).detach()
+    sizes: list[int] = []
+    weigh = latents.weigh
+    monkeypatch.setattr(latents, "weigh", lambda c, v, t: (sizes.append(c.shape[1]), weigh(c, v, t))[1])
+    monkeypatch.setattr(located, "SAMPLES_AT_ONCE", at_once)
+    with torch.no_grad():
+        torch.testing.assert_close(latents.read(coordinates, values), in_training)
+    assert max(sizes) <= at_once
+    assert sum(sizes) == 23 * GRID[0]
 
 
 @pytest.mark.parametrize("gain", [1e-3, 41.0])
