@@ -15,6 +15,8 @@ from .routing import NoiseReadout
 
 DEAD = 1e-6
 """Noise variance relative to the median coil below which a coil is not connected: no preamplifier is so quiet."""
+FAINTEST = 1e-60
+"""Noise variance below which there is none: float32 does not hold samples divided by its root."""
 LOUD = 100.0
 """Noise variance relative to the median coil that the user should hear of: 20 dB."""
 SAMPLES_PER_COIL = 10
@@ -35,7 +37,7 @@ def dead_coils(covariance: NoiseCovariance) -> NDArray[np.intp]:
     """Coils without noise: disconnected, or switched off."""
     variance = np.real(np.diag(covariance.matrix))
     positive = variance[variance > 0]
-    return np.flatnonzero(variance <= (DEAD * float(np.median(positive)) if len(positive) else 0.0))
+    return np.flatnonzero(variance <= max(DEAD * float(np.median(positive)) if len(positive) else 0.0, FAINTEST))
 
 
 def whitening_matrix(covariance: NoiseCovariance) -> Complex:

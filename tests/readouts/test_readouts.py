@@ -327,3 +327,13 @@ def test_rectangular_field_of_view_keeps_the_angle_in_millimetres() -> None:
     per_mm = found[:, :2] / (200.0, 100.0)
     angle = np.arctan2(per_mm[-1, 1], per_mm[-1, 0])
     assert np.angle(np.exp(1j * (angle - GOLDEN_ANGLE_RAD))) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("level", [1e-41, 1e-31, 1e-20, 1.0, 1e20])
+def test_whitened_samples_are_finite_at_every_level(level: float) -> None:
+    rng = np.random.default_rng(12)
+    noise = (level * (rng.standard_normal((3, 97)) + 1j * rng.standard_normal((3, 97)))).astype(np.complex64)
+    image = (50 * level * (rng.standard_normal((3, 41)) + 1j * rng.standard_normal((3, 41)))).astype(np.complex64)
+    whitened = whitening_matrix(noise_covariance([noise])) @ image
+    assert np.isfinite(whitened).all()
+    assert whitened.any()
