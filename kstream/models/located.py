@@ -104,7 +104,7 @@ class LocatedLatents(nn.Module):
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._read(coordinates, values)
-        parts = zip(coordinates.split(SAMPLES_AT_ONCE, 1), values.split(SAMPLES_AT_ONCE, 1), strict=True)
+        parts = zip(*(torch.split(part, SAMPLES_AT_ONCE, dim=1) for part in (coordinates, values)), strict=True)
         return torch.stack([self._read(*part) for part in parts]).sum(dim=0)
 
     def _read(self, coordinates: Tensor, values: Tensor) -> Tensor:
