@@ -19,12 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from .companding import companded
-from .kmtr_heads import MlpHead, ReconstructionHead, SegmentationHead, fold_patches, patch_grid
+from .kmtr_heads import (
+    AreaHead,
+    MlpHead,
+    ReconstructionHead,
+    SegmentationHead,
+    fold_patches,
+    patch_grid,
+    soft_areas,
+)
 from .located import LocatedLines
 from .transformer import Block, sine_positions
 
 N_PHENOTYPES, N_DISEASES = 18, 3
 HEADS = ("segmentation", "regression", "classification", "reconstruction")
+MAPS = ("segmentation", "reconstruction")
+"""Heads that read the tokens of all places."""
+FARTHEST_AREA = 4.0
+"""Spreads over the training subjects."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +327,12 @@ class KMTR(nn.Module):
     segmentation_width : features of all slices together in the segmentation head (576 in the paper, 64 for a slice).
     feature_size : of the segmentation head's convolutions at full resolution.
     located : filters of tokens at image patches, which read lines by their phases (beyond the paper); 0: its tokens.
+    areas : phenotypes and diseases also from the areas that the segmentation finds (beyond the paper; `AreaHead`).
+        Buffers hold mean and spread of the areas.
+
+    Raises
+    ------
+    ValueError : unknown heads, areas without a segmentation, or patches that do not tile the examination.
     """
 
     def __init__(
@@ -335,14 +353,18 @@ class KMTR(nn.Module):
         feature_size: int = 16,
         compand: float = 0.0,
         located: int = 0,
+        areas: bool = False,
     ) -> None:
         super().__init__()
         if not heads or len(set(heads)) != len(heads) or not set(heads) <= set(HEADS):
             raise ValueError(f"heads are some of {', '.join(HEADS)}, each once; got {tuple(heads)}")
+        if areas and "segmentation" not in heads:
+            raise ValueError(f"areas are those of the segmentation, which is none of the heads {tuple(heads)}")
         shape = cine_shape(n_slices, n_long_axis, n_frames, plane, patch)
         self.names = tuple(heads)
         self.lines = LineEncoder(shape, width, n_layers, n_heads, compand, located)
         code = position_code(shape.patch_positions(), n_long_axis, width)
+        n_areas = n_slices * (n_classes - 1) * n_frames
         made: dict[str, nn.Module] = {}
         for name in heads:
             if name == "segmentation":
@@ -354,30 +376,45 @@ class KMTR(nn.Module):
                 blocks = [Block(width, n_heads) for _ in range(n_decoder_layers)]
                 made[name] = ReconstructionHead(shape.grid, shape.patch, width, blocks)
             else:
-                made[name] = MlpHead(width, n_head_features, N_PHENOTYPES if name == "regression" else N_DISEASES)
+                n_out = N_PHENOTYPES if name == "regression" else N_DISEASES
+                made[name] = (
+                    AreaHead(width, n_areas, n_head_features, n_out)
+                    if areas
+                    else MlpHead(width, n_head_features, n_out)
+                )
         self.heads = nn.ModuleDict(made)
         self.register_buffer("code", code, persistent=False)
         self.register_buffer("phenotype_mean", torch.zeros(N_PHENOTYPES))
         self.register_buffer("phenotype_spread", torch.ones(N_PHENOTYPES))
+        self.has_areas = areas
+        if areas:
+            self.register_buffer("area_mean", torch.zeros(n_areas))
+            self.register_buffer("area_spread", torch.ones(n_areas))
 
     def forward(self, values: Tensor, places: Tensor) -> Tensor | tuple[Tensor, ...]:
         layers = self.lines(values, places)
-        outputs = tuple(self._head(name, layers) for name in self.names)
+        made = {name: self.heads[name](layers, self.get_buffer("code")) for name in self.names if name in MAPS}
+        numbers = [layers[-1][:, 0]]
+        if self.has_areas:
+            numbers.append(self._standard_areas(made["segmentation"]))
+        made |= {name: self.heads[name](*numbers) for name in self.names if name not in MAPS}
+        if "regression" in made:
+            spread, mean = self.get_buffer("phenotype_spread"), self.get_buffer("phenotype_mean")
+            made["regression"] = made["regression"] * spread + mean
+        outputs = tuple(made[name] for name in self.names)
         return outputs if len(outputs) > 1 else outputs[0]
 
     def standardised(self, phenotypes: Tensor) -> Tensor:
         """Phenotypes in units of their spread over the training subjects."""
         return (phenotypes - self.get_buffer("phenotype_mean")) / self.get_buffer("phenotype_spread")
 
-    def _head(self, name: str, layers: list[Tensor]) -> Tensor:
-        head = self.heads[name]
-        if name in ("segmentation", "reconstruction"):
-            made: Tensor = head(layers, self.get_buffer("code"))
-            return made
-        made = head(layers[-1][:, 0])
-        if name == "regression":
-            made = made * self.get_buffer("phenotype_spread") + self.get_buffer("phenotype_mean")
-        return made
+    def _standard_areas(self, logits: Tensor) -> Tensor:
+        """Areas in units of their spread; what is far off, as before training, counts as `FARTHEST_AREA`.
+
+        The segmentation learns nothing from them: numbers that are wrong would pull at it.
+        """
+        apart = (soft_areas(logits.detach()) - self.get_buffer("area_mean")) / self.get_buffer("area_spread")
+        return apart.clamp(-FARTHEST_AREA, FARTHEST_AREA)
 
 
 def cine_shape(n_slices: int, n_long_axis: int, n_frames: int, plane: Sequence[int], patch: Sequence[int]) -> CineShape:

@@ -46,6 +46,37 @@ class MlpHead(nn.Module):
         return out
 
 
+class AreaHead(nn.Module):
+    """Two layers on the class token and on the areas of all chambers, and a linear layer on the areas.
+
+    Beyond paper 003: a volume is nearly a weighted sum of areas (Simpson's rule), which a few hundred subjects are
+    enough to learn.
+
+    Parameters
+    ----------
+    n_areas : areas of a subject.
+    """
+
+    def __init__(self, width: int, n_areas: int, n_features: int, n_out: int) -> None:
+        super().__init__()
+        self.both = MlpHead(width + n_areas, n_features, n_out)
+        self.linear = nn.Linear(n_areas, n_out, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, cls: Tensor, areas: Tensor) -> Tensor:
+        """Numbers ``(batch, n_out)`` from a class token ``(batch, width)`` and standardised areas ``(batch, n)``."""
+        out: Tensor = self.both(torch.cat((cls, areas), dim=1)) + self.linear(areas)
+        return out
+
+
+def soft_areas(logits: Tensor) -> Tensor:
+    """Area of every chamber as a share of the image, ``(batch, slices * chambers * frames)``, from class probabilities.
+
+    Takes logits ``(batch, slices, classes, frames, y, x)``; the first class, the background, is no chamber.
+    """
+    return logits.softmax(dim=2)[:, :, 1:].mean(dim=(-2, -1)).flatten(1)
+
+
 class ReconstructionHead(nn.Module):
     """The autoencoder's decoder, from scratch: a learned token at every image patch, among the tokens of the lines.
 

@@ -156,6 +156,7 @@ _KMTR: dict[str, Any] = {
     "feature_size": 16,
     "compand": 0.0,
     "located": 0,
+    "areas": False,
 }
 _KGIN: dict[str, Any] = {
     "n_frames": 50,

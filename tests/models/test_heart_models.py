@@ -12,7 +12,7 @@ from kstream.models.disk import DiSK
 from kstream.models.fourier import to_kspace
 from kstream.models.kgin import KGIN
 from kstream.models.kmtr import HEADS, KMTR, Alignment, ImageMAE, LineMAE, Projector, position_code
-from kstream.models.kmtr_heads import fold_patches, unfold_patches
+from kstream.models.kmtr_heads import AreaHead, fold_patches, soft_areas, unfold_patches
 from kstream.models.registry import build, cost
 from kstream.models.resnet import CineResNet, ResNet50
 from kstream.models.sines import sine_features
@@ -225,6 +225,46 @@ def test_one_head_gives_one_tensor_in_the_units_of_the_phenotypes() -> None:
     torch.testing.assert_close(out, torch.full((2, 18), 150.0), atol=1e-3, rtol=0)
 
 
+def test_areas_are_those_of_the_label_map() -> None:
+    labels = torch.randint(4, (2, 3, 5, 8, 6), generator=torch.Generator().manual_seed(1))
+    logits = 100.0 * torch.nn.functional.one_hot(labels, 4).movedim(-1, 2)
+    found = soft_areas(logits).reshape(2, 3, 3, 5)
+    for chamber in range(3):
+        share = (labels == chamber + 1).float().mean(dim=(-2, -1))
+        torch.testing.assert_close(found[:, :, chamber], share)
+
+
+def test_numbers_from_areas_are_linear_in_them_besides_what_both_give() -> None:
+    torch.manual_seed(2)
+    head = AreaHead(7, 5, 11, 3)
+    cls, areas = torch.randn(4, 7), torch.randn(4, 5)
+    both = head.both(torch.cat((cls, areas), dim=1))
+    torch.testing.assert_close(head(cls, areas), both)
+    nn.init.normal_(head.linear.weight)
+    torch.testing.assert_close(head(cls, areas) - both, areas @ head.linear.weight.T)
+
+
+def test_kmtr_reads_numbers_from_the_areas_that_it_found() -> None:
+    torch.manual_seed(4)
+    network = KMTR(("segmentation", "regression", "classification"), areas=True, segmentation_width=12, feature_size=2,
+                   n_head_features=8, **SHAPE)  # fmt: skip
+    labels, phenotypes, diseases = network(*lines(9))
+    assert (phenotypes.shape, diseases.shape) == ((2, 18), (2, 3))
+    (phenotypes.sum() + diseases.sum()).backward()
+    assert all(p.grad is None for p in network.heads["segmentation"].parameters()), "numbers pull at no label"
+    assert all(p.grad is not None and p.grad.any() for p in network.heads["regression"].parameters())
+    found = soft_areas(labels.detach())
+    network.get_buffer("area_mean").copy_(found[0])
+    network.get_buffer("area_spread").copy_((found[1] - found[0]) / torch.linspace(-9, 9, found.shape[1]))
+    with torch.no_grad():
+        network.heads["regression"].linear.weight.copy_(torch.eye(18, found.shape[1]))
+        nn.init.zeros_(network.heads["regression"].both.net[2].weight)
+        nn.init.zeros_(network.heads["regression"].both.net[2].bias)
+        told = network(*lines(9))[1]
+    torch.testing.assert_close(told[0], torch.zeros(18), atol=1e-3, rtol=0)
+    torch.testing.assert_close(told[1], torch.linspace(-9, 9, found.shape[1])[:18].clamp(-4, 4), atol=1e-2, rtol=0)
+
+
 def test_projections_have_unit_length() -> None:
     images = torch.randn(2, 2, 3, 10, 24, 16)
     for z in Alignment(**SHAPE)(images, *lines(13)):
@@ -233,6 +273,8 @@ def test_projections_have_unit_length() -> None:
 
 
 def test_wrong_heads_and_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="areas are those of the segmentation"):
+        KMTR(("regression",), areas=True, **SHAPE)
     with pytest.raises(ValueError, match="heads are"):
         KMTR(("segmentation", "segmentation"), **SHAPE)
     with pytest.raises(ValueError, match="do not tile"):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from kstream.engines.array_engine import load_array_engine
 from kstream.errors import ConfigError, ModelError, RecordingError
 from kstream.models.bundle import Bundle
+from kstream.models.kmtr_heads import soft_areas
 from kstream.output.phenotypes import PHENOTYPES
 from kstream.recon.fourier import to_image
 from kstream.segment.cine import CineModel
@@ -36,6 +38,7 @@ from kstream.training.heart.recipe import HeartRecipe
 from kstream.training.heart.slices import CoordinatesTask, FramesTask, LiNetTask, PointsTask
 from kstream.training.heart.subjects import (
     AlignmentTask,
+    AnalysisTask,
     ImageMaeTask,
     KGinTask,
     ResNetTask,
@@ -183,6 +186,8 @@ def test_batch_is_part_of_a_run(subjects: list[Subject]) -> None:
     [
         ("kmtr", {"schedule": {"steps": 1, "batch": 1}}, "compares subjects"),
         ("kmtr", {"network": {"arguments": {"width": 32, "n_heads": 3}}}, "arguments|heads|width"),
+        ("kmtr", {"network": {"arguments": {"locatet": 8}}}, "no network of kmtr has the argument locatet"),
+        ("mean-shape", {"network": {"arguments": {"width": 8}}}, "no network of mean-shape has the argument width"),
         ("disk", {"data": {"accelerations": [0.5]}}, "leaves no line"),
         ("disk", {"data": {"accelerations": [1000.0]}}, "leaves no line"),
         ("disk", {"data": {"views": ["sax0", "sax1"]}}, "takes one view"),
@@ -195,6 +200,19 @@ def test_settings_that_cannot_work_are_refused_first(
     stages = {"image": short, "lines": short, "alignment": short}
     with pytest.raises((ConfigError, ModelError), match=message):
         heart_stages(experiment(method, stages=stages, **changes), subjects, subjects)
+
+
+def test_areas_are_standardised_by_the_training_subjects(subjects: list[Subject]) -> None:
+    network = {"heads": ["segmentation", "regression"], "arguments": {**KMTR, "areas": True}}
+    task = AnalysisTask(experiment("kmtr", network=network), subjects, subjects, None)
+    shares = []
+    for subject in subjects:
+        logits = 100.0 * functional.one_hot(torch.from_numpy(task.known_classes(subject.labels)), len(task.classes))
+        shares.append(soft_areas(logits.movedim(-1, 1)[None])[0])
+    found = torch.stack(shares)
+    torch.testing.assert_close(task.network.get_buffer("area_mean"), found.mean(dim=0))
+    spread = found.std(dim=0, correction=0).clamp_min(1e-3)
+    torch.testing.assert_close(task.network.get_buffer("area_spread"), spread, atol=1e-6, rtol=1e-4)
 
 
 def test_alignment_is_judged_within_each_acceleration(subjects: list[Subject], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import directed_hausdorff
+from torch.nn import functional
 
 from kstream.errors import ShapeError
 from kstream.models.disk import DiSK
@@ -18,7 +19,7 @@ from kstream.training.heart.losses import (
     disk_loss,
     kgin_loss,
     masked_error,
-    slices_dice_loss,
+    slices_loss,
     soft_dice_loss,
 )
 from kstream.training.heart.metrics import (
@@ -86,7 +87,21 @@ def test_slices_are_volumes_of_their_own() -> None:
     labels[0, 0] = 1
     logits = torch.zeros(1, 2, 2, 1, 2, 2)
     logits[0, :, 1] = 50.0  # class 1 everywhere: right for one slice, wrong for the other
-    assert float(slices_dice_loss(logits, labels)) == pytest.approx(0.5 * (1 - 1) + 0.5 * 1.0, abs=1e-3)
+    assert float(slices_loss(logits, labels)) == pytest.approx(0.5 * (1 - 1) + 0.5 * 1.0, abs=1e-3)
+
+
+def test_cross_entropy_pulls_at_a_class_that_the_dice_loss_has_lost() -> None:
+    labels = torch.randint(2, (1, 2, 3, 4, 4), generator=torch.Generator().manual_seed(1))
+    lost = torch.zeros(1, 2, 2, 3, 4, 4)
+    lost[:, :, 1] = -12.0
+    pulls = []
+    for weight in (0.0, 1.0):
+        logits = lost.clone().requires_grad_()
+        slices_loss(logits, labels, weight).backward()
+        pulls.append(float(-logits.grad[:, :, 1][labels == 1].mean()))
+    assert pulls[1] > 100 * abs(pulls[0])
+    plain, entropy = slices_loss(lost, labels), functional.cross_entropy(lost.flatten(0, 1), labels.flatten(0, 1))
+    torch.testing.assert_close(slices_loss(lost, labels, 0.3), plain + 0.3 * entropy)
 
 
 def test_positive_cases_weigh_more() -> None:

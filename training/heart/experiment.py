@@ -89,6 +89,9 @@ class HeartExperiment(Section):
     data: HeartData = HeartData()  # type: ignore[call-arg]
     cohorts: dict[str, CohortConfig]
     network: HeartNetwork = HeartNetwork()  # type: ignore[call-arg]
+    entropy_weight: float = Field(
+        0.0, ge=0, description="k-MTR: of the cross-entropy of labels beside their Dice loss; 0 in the paper"
+    )
     stages: HeartStages = HeartStages()  # type: ignore[call-arg]
     labels: LabelConfig = LabelConfig(
         names=("background", "LV cavity", "LV myocardium", "RV cavity"),

@@ -92,9 +92,17 @@ def classification_loss(logits: Tensor, truth: Tensor, positive_weight: float = 
     return functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
 
 
-def slices_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Dice loss of ``(batch, slices, classes, frames, y, x)``, each slice a volume of its own."""
-    return soft_dice_loss(logits.flatten(0, 1), labels.flatten(0, 1))
+def slices_loss(logits: Tensor, labels: Tensor, entropy_weight: float = 0.0) -> Tensor:
+    """Dice loss of ``(batch, slices, classes, frames, y, x)``, each slice a volume of its own.
+
+    Parameters
+    ----------
+    entropy_weight : of the cross-entropy beside it, which brings back a class that has been lost: its Dice loss is flat
+        where its probabilities are small.
+    """
+    of_slices, truth = logits.flatten(0, 1), labels.flatten(0, 1)
+    loss = soft_dice_loss(of_slices, truth)
+    return loss + entropy_weight * functional.cross_entropy(of_slices, truth) if entropy_weight else loss
 
 
 def kgin_loss(stages: Tensor, target: Tensor, decay: float = 0.6, epsilon: float = 0.5) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ...models.registry import build
+from ...models.registry import architecture, build
 from ..fit import Stage, Task, Validation, load_weights
 from ..schedule import Schedule
 from ..scores import Row
@@ -123,7 +123,7 @@ def check_settings(experiment: HeartExperiment) -> None:
     Raises
     ------
     ConfigError : a stage without schedule, heads that the data cannot teach, accelerations that leave no line, several
-        views for a method that takes one, or no pair to align.
+        views for a method that takes one, no pair to align, or an argument that none of the networks has.
     ModelError : arguments that a network refuses; all are built without memory.
     """
     n_lines = experiment.protocol("train").matrix
@@ -148,8 +148,16 @@ def check_settings(experiment: HeartExperiment) -> None:
             where="network.heads",
             hint="heads segmentation and reconstruction; phenotypes are measured on the labels",
         )
+    made = networks(experiment)
+    known = {key for name in made for key in architecture(name).arguments}
+    if strange := sorted(set(experiment.network.arguments) - known):
+        raise ConfigError(
+            f"no network of {experiment.method} has the argument {', '.join(strange)}",
+            where="network.arguments",
+            hint=f"arguments are {', '.join(sorted(known))}" if known else "this method takes none",
+        )
     with torch.device("meta"):
-        for name, arguments in networks(experiment).items():
+        for name, arguments in made.items():
             build(name, arguments)
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,9 +31,12 @@ from .losses import (
     kgin_loss,
     masked_error,
     regression_loss,
-    slices_dice_loss,
+    slices_loss,
 )
 from .tasks import NETWORKS, Batch, HeartTask, load_part, networks
+
+SMALLEST_SPREAD = 1e-3
+"""Of areas over subjects, as a share of the image; a chamber that a view does not show has none."""
 
 
 def subject_lines(kspace: Complex, lines: Sequence[Lines]) -> tuple[Float, Float]:
@@ -182,6 +186,12 @@ class AlignmentTask(SubjectTask):
         return Validation(share, {"matched": share})
 
 
+def true_areas(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
+    """Areas of labels ``(views, frames, y, x)`` in the order of `kmtr_heads.soft_areas`."""
+    shares = [(labels == index).mean(axis=(2, 3)) for index in range(1, n_classes)]
+    return np.stack(shares, axis=1).ravel()
+
+
 def matched(image: Tensor, lines: Tensor) -> float:
     """Share of the images ``(subjects, width)`` whose closest lines ``(subjects, width)`` are their own."""
     found = (image @ lines.T).argmax(dim=1)
@@ -200,6 +210,10 @@ class AnalysisTask(SubjectTask):
             load_part(network.lines, encoder, "lines.")
         network.get_buffer("phenotype_mean").copy_(torch.from_numpy(self.phenotype_mean))
         network.get_buffer("phenotype_spread").copy_(torch.from_numpy(self.phenotype_spread))
+        if network.has_areas:
+            areas = np.stack([true_areas(self.known_classes(one.labels), len(self.classes)) for one in train])
+            network.get_buffer("area_mean").copy_(torch.from_numpy(areas.mean(axis=0)))
+            network.get_buffer("area_spread").copy_(torch.from_numpy(areas.std(axis=0).clip(SMALLEST_SPREAD)))
 
     def make_network(self) -> nn.Module:
         return build("kmtr", networks(self.experiment)["kmtr"])
@@ -213,7 +227,7 @@ class AnalysisTask(SubjectTask):
         model, losses = cast(KMTR, network), {}
         for name, made in self.outputs(network, batch).items():
             if name == "segmentation":
-                losses[name] = slices_dice_loss(made, batch["labels"])
+                losses[name] = slices_loss(made, batch["labels"], self.experiment.entropy_weight)
             elif name == "regression":
                 losses[name] = regression_loss(model.standardised(made), model.standardised(batch["phenotypes"]))
             elif name == "classification":
