@@ -166,7 +166,17 @@ class LocatedLines(nn.Module):
         return self.points.latents(self.read(values, places))
 
     def read(self, values: Tensor, places: Tensor) -> Tensor:
-        """The sums: ``(batch, slices * frames * y * x of the grid, filters, 2)``, real and imaginary part."""
+        """The sums: ``(batch, slices * frames * y * x of the grid, filters, 2)``, real and imaginary part.
+
+        Outside of training in parts, as `LocatedLatents.read`.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._read(values, places)
+        at_once = max(SAMPLES_AT_ONCE // self._nx, 1)
+        parts = zip(*(torch.split(part, at_once, dim=1) for part in (values, places)), strict=True)
+        return torch.stack([self._read(*part) for part in parts]).sum(dim=0)
+
+    def _read(self, values: Tensor, places: Tensor) -> Tensor:
         batch, n = values.shape[:2]
         ny, nx = self.points.plane
         pairs = values.reshape(batch, n, 2, self._nx).transpose(2, 3).flatten(1, 2)

@@ -16,8 +16,8 @@ from .cine import CineModel, CinePlan, Heart, KeptSamples, disease_probabilities
 from .scaling import scaled_samples
 
 
-def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int]) -> Float:
-    """Slice, frame and line number of a Cartesian line: float32 ``(3,)``.
+def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int]) -> tuple[int, int, int]:
+    """Slice, frame and line number of a Cartesian line.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def line_place(trajectory: Float, frame: int, number: int, plane: tuple[int, int
             likely="a readout that runs backwards, or was sampled on a ramp",
             hint="a model that takes samples anywhere: preset cine-disk",
         )
-    return np.array([number, frame, round(ky)], np.float32)
+    return number, frame, round(ky)
 
 
 def line_values(samples: Complex) -> Float:
@@ -54,13 +54,27 @@ def line_values(samples: Complex) -> Float:
 
 @dataclass
 class _Lines:
-    """Lines of all slices, and what is known of each slice."""
+    """Lines of all slices, and what is known of each slice. A line that is measured again counts with its mean."""
 
-    places: list[Float] = field(default_factory=list)
-    values: list[Float] = field(default_factory=list)
+    sums: dict[tuple[int, ...], Float] = field(default_factory=dict)
+    counts: dict[tuple[int, ...], int] = field(default_factory=dict)
     geometries: dict[int, Geometry] = field(default_factory=dict)
     ended: dict[int, set[int]] = field(default_factory=dict)
+    n_received: int = 0
     received_ns: int = 0
+
+    def add(self, place: tuple[int, ...], values: Float) -> bool:
+        """Take a line; whether it is the first at its place."""
+        self.n_received += 1
+        is_new = place not in self.sums
+        self.sums[place] = values if is_new else self.sums[place] + values
+        self.counts[place] = self.counts.get(place, 0) + 1
+        return is_new
+
+    def arrays(self) -> tuple[Float, Float]:
+        """Places ``(n, 3)`` and values ``(n, 2 nx)``."""
+        counts = np.array(list(self.counts.values()), np.float32)
+        return np.array(list(self.sums), np.float32), np.stack(list(self.sums.values())) / counts[:, None]
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,8 @@ def check_fit(model: CineModel, plan: CinePlan) -> None:
 class AnalyseLines:
     """Stage: collect Cartesian lines, label a frame again and again while they come, and tell everything at the end.
 
-    Every run uses all lines of all slices so far: the encoder takes any number of them.
+    Every run uses all lines of all slices so far: the encoder takes any number of them. A line that was measured several
+    times is averaged, which is what its repetition is for.
 
     Parameters
     ----------
@@ -163,17 +178,16 @@ class AnalyseLines:
                 f"the model takes lines of one coil, not of {item.data.shape[0]}", hint="--set coils.compress=1"
             )
         place, values = line_place(item.trajectory, item.frame, item.slice, self._plan.plane), line_values(item.data[0])
-        self._kept.add(place.nbytes + values.nbytes)
-        lines.places.append(place)
-        lines.values.append(values)
+        if lines.add(place, values):
+            self._kept.add(values.nbytes)
         if item.geometry is not None:
             lines.geometries[item.slice] = item.geometry
-        due = self._config.update == "lines" and len(lines.values) % self._config.update_lines == 0
+        due = self._config.update == "lines" and lines.n_received % self._config.update_lines == 0
         return self._update(item.frame, item.slice) if due else []
 
     def finish(self) -> list[Any]:
         """What is left of a scan that ended early: everything from the lines that came."""
-        return self._final() if self._lines.values and not self._is_over else []
+        return self._final() if self._lines.sums and not self._is_over else []
 
     def _frame_ended(self, end: FrameEnd) -> list[Any]:
         lines = self._lines
@@ -185,13 +199,13 @@ class AnalyseLines:
         return [end, *(self._update(end.frame, end.slice) if self._config.update == "frame" else [])]
 
     def _update(self, frame: int, number: int) -> list[LabelMap]:
-        made = analyse_lines(self._model, np.stack(self._lines.places), np.stack(self._lines.values), self._plan)
+        made = analyse_lines(self._model, *self._lines.arrays(), self._plan)
         return [self._map(made.labels[number, frame], frame, number, is_final=False)]
 
     def _final(self) -> list[Any]:
         self._is_over = True
         lines, plan = self._lines, self._plan
-        made = analyse_lines(self._model, np.stack(lines.places), np.stack(lines.values), plan)
+        made = analyse_lines(self._model, *lines.arrays(), plan)
         heart = Heart(plan, self._model.labels)
         for number, geometry in lines.geometries.items():
             heart.add(number, made.labels[number], geometry)
@@ -209,7 +223,7 @@ class AnalyseLines:
 
     def _map(self, labels: NDArray[np.uint8], frame: int, number: int, is_final: bool) -> LabelMap:
         lines = self._lines
-        provenance = {**self._model.provenance(), "lines": str(len(lines.values))}
+        provenance = {**self._model.provenance(), "lines": str(lines.n_received)}
         return LabelMap(
             labels[None], self._model.labels, frame, number, lines.received_ns, lines.geometries[number], provenance,
             is_final,

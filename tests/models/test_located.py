@@ -127,6 +127,26 @@ def test_lines_read_as_the_samples_that_they_are() -> None:
             torch.testing.assert_close(found[subject, number], exact, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 25, 15 * 12])
+def test_the_sums_of_lines_do_not_depend_on_how_many_are_taken_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    lines = LocatedLines(WIDTH, (2, *GRID), 6, (9, 12), N_FILTERS).double()
+    rng = np.random.default_rng(7)
+    places = torch.from_numpy(np.stack([rng.integers(0, n, (2, 15)) for n in (2, 6, 9)], axis=-1)).double()
+    values = torch.from_numpy(rng.standard_normal((2, 15, 24)))
+    in_training = lines.read(values, places).detach()
+    sizes: list[int] = []
+    weigh = lines.points.weigh
+    monkeypatch.setattr(lines.points, "weigh", lambda c, v, t: (sizes.append(c.shape[1]), weigh(c, v, t))[1])
+    monkeypatch.setattr(located, "SAMPLES_AT_ONCE", at_once)
+    with torch.no_grad():
+        torch.testing.assert_close(lines.read(values, places), in_training)
+    assert max(sizes) <= max(at_once, 12), "a line at least"
+    assert sum(sizes) == 15 * 12 * GRID[0]
+
+
 def test_kmtr_with_located_tokens_learns_in_every_parameter() -> None:
     torch.manual_seed(5)
     network = KMTR(("segmentation", "regression"), 3, 1, 10, (16, 24), (5, 8, 8), 35, 3, n_heads=5, located=4,

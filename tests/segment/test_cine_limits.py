@@ -44,8 +44,9 @@ def config() -> CineConfig:
     return CineConfig(update="slice")  # type: ignore[call-arg]
 
 
-def line(nx: int = 24) -> Readout:
+def line(nx: int = 24, ky: int = 12) -> Readout:
     trajectory = np.zeros((nx, 3), np.float32)
+    trajectory[:, 1] = ky - 12
     trajectory[:, 0] = np.arange(nx) - nx // 2
     data = np.ones((1, nx), np.complex64)
     return Readout(data, trajectory, frame=0, slice=0, partition=0, key=(0, 0), received_ns=0)
@@ -102,10 +103,26 @@ def test_headers_that_promise_too_many_pixels_are_refused(n_frames: int, n_slice
 def test_samples_that_are_kept_are_bounded(disk: CineModel, kmtr: CineModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cine, "MAX_KEPT_BYTES", 3 * 24 * 20)
     for stage, n_fit in ((SegmentPoints(disk, PLAN, config()), 3), (AnalyseLines(kmtr, PLAN, config()), 7)):
-        for _ in range(n_fit):
-            stage.push(line())
+        for ky in range(n_fit):
+            stage.push(line(ky=ky))
         with pytest.raises(ScanError, match="samples of this scan take more than"):
-            stage.push(line())
+            stage.push(line(ky=n_fit))
+
+
+def test_a_line_that_is_measured_again_is_averaged_and_takes_no_room(
+    kmtr: CineModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cine, "MAX_KEPT_BYTES", 2 * 24 * 8)
+    rng = np.random.default_rng(4)
+    first, second, third = (rng.standard_normal((3, 24, 2)) @ [1, 1j]).astype(np.complex64)
+    again, once = (AnalyseLines(kmtr, PLAN, config()) for _ in range(2))
+    for ky, samples in ((3, first), (5, second), (3, third)):
+        again.push(replace(line(ky=ky), data=samples[None]))
+    for ky, samples in ((3, (first + third) / 2), (5, second)):
+        once.push(replace(line(ky=ky), data=samples[None]))
+    (*_, found), (*_, expected) = again.finish(), once.finish()
+    assert found.values["phenotypes"]
+    assert found.values == expected.values
 
 
 @pytest.mark.parametrize(
@@ -135,7 +152,7 @@ def test_lines_that_are_too_short_or_run_backwards_are_refused() -> None:
         line_place(line(20).trajectory, 0, 0, (24, 24))
     with pytest.raises(ScanError, match="grid along x"):
         line_place(line().trajectory[::-1], 0, 0, (24, 24))
-    assert line_place(line().trajectory, 1, 2, (24, 24)).tolist() == [2, 1, 12]
+    assert line_place(line().trajectory, 1, 2, (24, 24)) == (2, 1, 12)
 
 
 def test_latents_with_places_refuse_another_matrix(tmp_path: Path) -> None:
