@@ -18,7 +18,7 @@ def command(
     seed: Annotated[int | None, typer.Option(min=0, help="which simulated patient [7; brain, heart: 9007]")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="preset that the scanner asks for [breast-dce; brain-seranet; cine-disk, or cine-kmtr]"),
+        typer.Option(help="preset that the scanner asks for [breast-dce; brain-seranet; cine-kmtr, or cine-disk]"),
     ] = None,
     model: Annotated[str, typer.Option(help="name or folder of a model bundle, in place of the preset's")] = "",
     matrix: Annotated[

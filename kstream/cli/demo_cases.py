@@ -69,7 +69,8 @@ def heart(given: Given, model: str) -> Scene:
     ModelError : there is no such bundle.
     ConfigError : an option that a heart does not have, or a bundle that takes no cine scans.
     """
-    options = _options("heart", given, preset="cine-disk", seed=UNSEEN_SEED, matrix=0, acceleration=0.0)
+    known = {"preset": _cine_preset(model), **given}
+    options = _options("heart", known, preset="", seed=UNSEEN_SEED, matrix=0, acceleration=0.0)
     bundle = _bundle(options["preset"], model, "heart")
     if bundle.info.architecture not in CINE_KINDS:
         raise _wrong_kind(bundle, "cine scans", "heart")
@@ -114,6 +115,15 @@ def brain(given: Given, model: str) -> Scene:
 SCENES: Mapping[Case, Callable[[Given, str], Scene]] = MappingProxyType(
     {Case.breast: breast, Case.brain: brain, Case.heart: heart}
 )
+
+
+def _cine_preset(model: str) -> str:
+    """The preset for a bundle that was named: k-MTR's, which tells phenotypes, unless it is a DiSK."""
+    try:
+        architecture = Bundle.load(model).info.architecture if model else ""
+    except ModelError:  # told when the scene is made
+        architecture = ""
+    return "cine-disk" if CINE_KINDS.get(architecture) == "points" else "cine-kmtr"
 
 
 def cine_fields(bundle: Bundle) -> dict[str, Any]:

@@ -145,8 +145,8 @@ def check_fit(model: CineModel, plan: CinePlan) -> None:
 class AnalyseLines:
     """Stage: collect Cartesian lines, label a frame again and again while they come, and tell everything at the end.
 
-    Every run uses all lines of all slices so far: the encoder takes any number of them. A line that was measured several
-    times is averaged, which is what its repetition is for.
+    Every run uses all lines of all slices so far: the encoder takes any number of them. A line that is measured again
+    is averaged.
 
     Parameters
     ----------

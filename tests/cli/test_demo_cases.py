@@ -59,6 +59,12 @@ def test_the_model_is_loaded_before_the_scan_comes(tmp_path: Path) -> None:
     assert options == ("--warm-up", "cine-kmtr", "--set", f"cine.model={folder}")
 
 
+def test_the_preset_of_a_heart_follows_from_its_model(tmp_path: Path) -> None:
+    for name, preset in (("disk", "cine-disk"), ("kmtr", "cine-kmtr")):
+        folder = demo_bundles.heart(tmp_path / name, kmtr=name == "kmtr")
+        assert SCENES[Case.heart]({}, str(folder)).preset == preset
+
+
 @pytest.mark.parametrize(
     ("case", "name"), [(Case.heart, "spokes"), (Case.brain, "matrix"), (Case.breast, "acceleration")]
 )

@@ -88,7 +88,11 @@ def test_every_operator_of_every_network_has_a_converter(
 
 
 DEFAULT = "breast-gate-small"
-REFUSED = {"heart-disk-small": NO_ARRAYS["tensorrt"], "brain-seranet-small": NO_FFT["tensorrt"]}
+REFUSED = {
+    "heart-disk-small": NO_ARRAYS["tensorrt"],
+    "heart-kmtr-small": NO_ARRAYS["tensorrt"],
+    "brain-seranet-small": NO_FFT["tensorrt"],
+}
 WAYS = [(transform, precision) for transform in tensorrt.TRANSFORMS for precision in tensorrt.PRECISIONS]
 
 
