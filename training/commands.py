@@ -101,7 +101,6 @@ def train(
     """
     from ..engines.memory import keep_large_blocks
     from .distributed import joined
-    from .fit import fit_stages
     from .logs import Reports, tensorboard_report
     from .recipes import load_recipe
 
@@ -114,13 +113,16 @@ def train(
         if world.is_first:
             _prepare(recipe, folder, workers, console)
         world.wait()
-        stages = recipe.stages(folder)
         reports = Reports([tensorboard_report(target)] if tensorboard and world.is_first else [])
         with _progress(console) as progress:
-            reports.add(_on_bar(progress, _totals(stages)))
-            result = fit_stages(stages, target, reports, device, world)
+
+            def bar(stages: Sequence[Stage]) -> Report:
+                reports.add(_on_bar(progress, _totals(stages)))
+                return reports
+
+            told = recipe.fit(folder, target, bar, device, world)
         if world.is_first:
-            console.print(f"best score {result.best_score:.3f} at step {result.best_step}: {result.weights}")
+            console.print(told)
 
 
 def _on_bar(progress: Progress, totals: dict[str, int], prefix: str = "") -> Callable[[dict[str, Any]], None]:

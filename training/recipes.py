@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -12,11 +12,12 @@ from pydantic import Field
 
 from ..errors import ConfigError, ModelError, did_you_mean
 from .experiment import Section, read_experiment
-from .fit import BEST
+from .fit import BEST, LAST, fit_stages
 from .scores import Row
 
 if TYPE_CHECKING:
-    from .fit import Stage
+    from .distributed import World
+    from .fit import Report, Stage
     from .study import Study
 
 RECIPES = {
@@ -105,6 +106,23 @@ class Recipe(ABC, Generic[ExperimentType]):
     @abstractmethod
     def stages(self, cache: Path) -> Sequence[Stage]:
         """What to train, in order; most recipes have one stage. Wrong data are refused here, before any hour."""
+
+    def fit(
+        self, cache: Path, run: Path, report: Callable[[Sequence[Stage]], Report], device: str, world: World
+    ) -> str:
+        """Train, or go on with what was stopped; gives a line that says what came out.
+
+        Parameters
+        ----------
+        report : asked at the beginning for what hears the records of the stages.
+        """
+        stages = self.stages(cache)
+        result = fit_stages(stages, run, report(stages), device, world)
+        return f"best score {result.best_score:.3f} at step {result.best_step}: {result.weights}"
+
+    def is_fitted(self, run: Path) -> bool:
+        """True if a run has taken its last step."""
+        return self.weights(run).with_name(LAST).is_file()
 
     @abstractmethod
     def evaluate(self, cache: Path, run: Path, cohorts: Sequence[str]) -> str:

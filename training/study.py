@@ -25,7 +25,7 @@ from pydantic import Field
 from ..errors import ConfigError, did_you_mean
 from .distributed import World
 from .experiment import Section, read_experiment, validated, write_experiment
-from .fit import LAST, Report, Stage, fit_stages
+from .fit import Report, Stage
 from .recipes import AnyExperiment, Recipe, recipe_class
 from .scores import Row, read_rows, write_rows
 
@@ -201,10 +201,9 @@ def train(
 def _train_run(
     run: Run, cache: Path, report: Callable[[Run, Sequence[Stage]], Report], device: str, world: World
 ) -> None:
-    """Load the data, which are let go at the end: two runs' data in memory at once may be too much."""
-    stages = run.recipe.stages(cache)
+    """One run, whose data are let go at the end: two runs' data in memory at once may be too much."""
     begin = time.perf_counter()
-    fit_stages(stages, run.folder, report(run, stages), device, world)
+    run.recipe.fit(cache, run.folder, lambda stages: report(run, stages), device, world)
     if world.is_first:
         write_experiment(run.experiment, run.folder / EXPERIMENT)
         _note_time(run, "train_s", time.perf_counter() - begin)
@@ -217,7 +216,7 @@ def is_trained(run: Run) -> bool:
     ------
     ConfigError : it was trained by an experiment that differs in what decides the weights.
     """
-    if "train_s" not in read_times(run) or not run.recipe.weights(run.folder).with_name(LAST).is_file():
+    if "train_s" not in read_times(run) or not run.recipe.is_fitted(run.folder):
         return False
     trained = type(run.recipe)(run.folder / EXPERIMENT)
     if _decisive(trained.experiment) != _decisive(run.experiment):

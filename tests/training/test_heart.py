@@ -20,6 +20,7 @@ from kstream.models.kmtr_heads import soft_areas
 from kstream.output.phenotypes import PHENOTYPES
 from kstream.recon.fourier import to_image
 from kstream.segment.cine import CineModel
+from kstream.training.distributed import World
 from kstream.training.fit import Stage, fit, fit_stages
 from kstream.training.heart.data import (
     Subject,
@@ -320,12 +321,17 @@ def test_zero_filling_is_perfect_with_all_lines_and_worse_with_few(subjects: lis
 def test_nnunet_is_reached_from_an_experiment_and_missed_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="its own commands"):
+    with pytest.raises(ConfigError, match="its own package trains it"):
         stages_of(experiment("nnunet"))
     recipe = tiny_recipe(tmp_path, "nnunet-u", "")
+    list(recipe.prepare(tmp_path / "cache", 1))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="not installed"):
-        recipe.evaluate(tmp_path / "cache", tmp_path / "run", ())
+        recipe.fit(tmp_path / "cache", tmp_path / "run", lambda stages: print, "cpu", World())
+    assert not recipe.is_fitted(tmp_path / "run")
+    with pytest.raises(ModelError, match="no weights yet"):
+        recipe.check_weights(tmp_path / "run")
+    assert recipe.facts()["steps x subjects"] == "nnUNetTrainer"
 
 
 def test_mae_baseline_leaves_the_alignment_out(subjects: list[Subject]) -> None:

@@ -69,6 +69,14 @@ class HeartStages(Section):
     form: Literal["standard", "decoupled"] = "standard"
 
 
+class NnUNetConfig(Section):
+    """How nnU-Net is run; the schedule of the experiment is not used."""
+
+    trainer: str = Field("nnUNetTrainer", description="nnU-Net's class; nnUNetTrainer_5epochs ends after five")
+    batch: int | None = Field(None, ge=1, description="frames in a batch; as nnU-Net plans it if there is none")
+    mirrored: bool = Field(True, description="labels are the mean over mirrored images; takes four times as long")
+
+
 class HeartSchedule(Schedule):
     """Optimisation (see `schedule.Schedule`), and the subjects of a batch."""
 
@@ -93,11 +101,17 @@ class HeartExperiment(Section):
         0.0, ge=0, description="k-MTR: of the cross-entropy of labels beside their Dice loss; 0 in the paper"
     )
     stages: HeartStages = HeartStages()  # type: ignore[call-arg]
+    nnunet: NnUNetConfig = NnUNetConfig()  # type: ignore[call-arg]
     labels: LabelConfig = LabelConfig(
         names=("background", "LV cavity", "LV myocardium", "RV cavity"),
         colours=((0, 0, 0), (220, 50, 50), (60, 180, 75), (60, 110, 230)),
     )
     schedule: HeartSchedule
+
+    @property
+    def is_external(self) -> bool:
+        """True for nnU-Net, which its own package trains."""
+        return self.method.startswith("nnunet")
 
     @property
     def test_cohorts(self) -> tuple[str, ...]:

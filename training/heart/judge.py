@@ -28,8 +28,9 @@ from .metrics import (
 
 Scores = dict[str, float]
 
-GAINS = {"dice": 1.0, "phenotype_error_over_mean_guess": -1.0, "auc": 1.0, "psnr_db": 0.02}
-"""Weights of a validation's parts in its score."""
+GAINS = {"dice": 1.0, "phenotype_error_over_mean_guess": -1.0, "auc": 0.2, "psnr_db": 0.02}
+"""Weights of a validation's parts in its score. A dozen validation subjects hold two or three that are ill, so the area
+under the curve is mostly chance and weighs little."""
 
 
 @dataclass(frozen=True)

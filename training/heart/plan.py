@@ -56,12 +56,8 @@ def stages_of(experiment: HeartExperiment) -> dict[str, Schedule]:
     ------
     ConfigError : a stage has no schedule, or the method is not trained by this package.
     """
-    if experiment.method.startswith("nnunet"):
-        raise ConfigError(
-            "nnU-Net is trained by its own commands",
-            where="method",
-            hint="kstream evaluate EXPERIMENT: it writes the data set, trains, predicts and scores",
-        )
+    if experiment.is_external:
+        raise ConfigError("nnU-Net has no stages: its own package trains it", where="method", hint="nnunet.NnUNet")
     names, last = _BEFORE.get(experiment.method, ((), ""))
     given: dict[str, Schedule | None] = {name: getattr(experiment.stages, name) for name in names}
     from_scratch = experiment.method in _OPTIONAL or bool(experiment.network.arguments.get("located"))
@@ -140,7 +136,8 @@ def check_settings(experiment: HeartExperiment) -> None:
         )
     if experiment.method == "kmtr":
         check_alignment(experiment)
-    stages_of(experiment)
+    if not experiment.is_external:
+        stages_of(experiment)
     unknown = {"regression", "classification"} & set(experiment.network.heads)
     if experiment.data.source != "simulator" and (unknown or experiment.method.startswith("resnet")):
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 from ...errors import ConfigError
 from ...models.registry import build
 from ...output.phenotypes import SLICE_MEASURES
+from ..distributed import World
 from ..experiment import write_experiment
-from ..fit import BEST, METRICS, Stage, Validation
+from ..fit import BEST, METRICS, Report, Stage, Validation
 from ..recipes import Evaluation, Recipe
 from ..scores import Row, write_rows
 from ..study import Study
 from .data import Subject, build_cache
 from .experiment import HeartExperiment, heart_experiment
 from .judge import measure_errors
+from .nnunet import NnUNet
 from .plan import check_settings, heart_stages, judge, stages_of, task_subjects, trained
 from .scenarios import Scenario, score_run
 from .tasks import networks
@@ -41,23 +43,29 @@ class HeartRecipe(Recipe[HeartExperiment]):
         train, validation = (self._subjects(cohort, cache) for cohort in ("train", "validation"))
         return heart_stages(self.experiment, train, validation)
 
-    @property
-    def _is_external(self) -> bool:
-        return self.experiment.method.startswith("nnunet")
+    def fit(
+        self, cache: Path, run: Path, report: Callable[[Sequence[Stage]], Report], device: str, world: World
+    ) -> str:
+        if not self.experiment.is_external:
+            return super().fit(cache, run, report, device, world)
+        nnunet = NnUNet(self.experiment, run)
+        if world.is_first and not nnunet.weights.is_file():
+            nnunet.train(self._subjects("train", cache), device)
+        world.wait()
+        return f"trained by nnU-Net: {nnunet.weights}"
 
-    def check_weights(self, run: Path) -> None:
-        if not self._is_external:
-            super().check_weights(run)
+    def is_fitted(self, run: Path) -> bool:
+        return self.weights(run).is_file() if self.experiment.is_external else super().is_fitted(run)
 
     def weights(self, run: Path) -> Path:
-        if self._is_external:
-            return run / BEST
+        if self.experiment.is_external:
+            return NnUNet(self.experiment, run).weights
         return run / list(stages_of(self.experiment))[-1] / BEST
 
     def evaluate(self, cache: Path, run: Path, cohorts: Sequence[str]) -> str:
         summaries = []
         for cohort in self.test_cohorts(cohorts):
-            if self._is_external:
+            if self.experiment.is_external:
                 summaries.append(self._evaluate_external(cache, run, cohort))
                 continue
             validation, rows = self._judge(cache, run, cohort)
@@ -102,6 +110,8 @@ class HeartRecipe(Recipe[HeartExperiment]):
             yield score_run(self.experiment, run, cache, (name,), evaluation.cohort, device)
 
     def facts(self) -> dict[str, str]:
+        if self.experiment.is_external:
+            return {"method": self.experiment.method, "steps x subjects": self.experiment.nnunet.trainer}
         made, batch = networks(self.experiment), self.experiment.schedule.batch
         with torch.device("meta"):
             n = [sum(p.numel() for p in build(name, arguments).parameters()) for name, arguments in made.items()]
@@ -118,7 +128,7 @@ class HeartRecipe(Recipe[HeartExperiment]):
         return write_report(study, cache)
 
     def _evaluate_external(self, cache: Path, run: Path, cohort: str) -> str:
-        """Scores of nnU-Net, which is trained for each acceleration here."""
+        """Scores of nnU-Net."""
         names = [f"lines-{acceleration:g}" for acceleration in self.experiment.data.accelerations]
         rows = score_run(self.experiment, run, cache, names, cohort)
         write_rows(rows, run / f"evaluation-{cohort}.csv")

@@ -22,7 +22,7 @@ from ..scores import Row
 from .data import Subject, moved
 from .experiment import HeartData, HeartExperiment
 from .judge import case_row
-from .nnunet import predicted_answers
+from .nnunet import NnUNet
 from .plan import stages_of, task_subjects, trained
 
 MOVED = {"shift": 0.125, "rotate_deg": 30.0}
@@ -83,16 +83,16 @@ def score_run(
     """
     chosen = [Scenario.of(name) for name in scenarios]
     subjects = task_subjects(experiment, cohort, cache)
-    train = task_subjects(experiment, "train", cache)
     rows: list[Row] = []
-    if experiment.method.startswith("nnunet"):
+    if experiment.is_external:
         for scenario in chosen:
             known = [scenario.of_subject(subject, experiment.data) for subject in subjects]
-            answers = predicted_answers(experiment, run, train, scenario.seen(known), scenario.acceleration)
+            answers = NnUNet(experiment, run).predict(scenario.seen(known), scenario.acceleration, device)
             for subject, answer in zip(known, answers, strict=True):
                 scores = case_row(answer, subject, experiment.labels.names)
                 rows.append({"subject": str(subject.seed), "scenario": scenario.name, **scores})
         return rows
+    train = task_subjects(experiment, "train", cache)
     task, network = trained(experiment, train, subjects, run / list(stages_of(experiment))[-1] / BEST)
     network.to(device)
     with torch.inference_mode():
