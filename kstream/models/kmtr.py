@@ -374,7 +374,7 @@ class KMTR(nn.Module):
                 )
             elif name == "reconstruction":
                 blocks = [Block(width, n_heads) for _ in range(n_decoder_layers)]
-                made[name] = ReconstructionHead(shape.grid, shape.patch, width, blocks)
+                made[name] = ReconstructionHead(shape.grid, shape.patch, width, blocks, crosses=not located)
             else:
                 n_out = N_PHENOTYPES if name == "regression" else N_DISEASES
                 made[name] = (

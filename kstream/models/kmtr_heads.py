@@ -81,20 +81,31 @@ class ReconstructionHead(nn.Module):
     """The autoencoder's decoder, from scratch: a learned token at every image patch, among the tokens of the lines.
 
     Gives images ``(batch, 2, slices, frames, y, x)``; no Fourier transform takes part.
+
+    Parameters
+    ----------
+    crosses : False for tokens that lie at image patches already; they stand where the learned ones would.
     """
 
-    def __init__(self, grid: Grid, patch: Triple, width: int, blocks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, grid: Grid, patch: Triple, width: int, blocks: Sequence[nn.Module], crosses: bool = True
+    ) -> None:
         super().__init__()
         self.grid, self.patch = grid, patch
         self.embed = nn.Linear(width, width)
-        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
+        if crosses:
+            self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
+        self._crosses = crosses
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, 2 * patch[0] * patch[1] * patch[2])
 
     def forward(self, layers: Sequence[Tensor], code: Tensor) -> Tensor:
         seen = self.embed(layers[-1])
-        x = torch.cat(((self.mask_token + code).expand(len(seen), -1, -1), seen), dim=1)
+        if self._crosses:
+            x = torch.cat(((self.mask_token + code).expand(len(seen), -1, -1), seen), dim=1)
+        else:
+            x = seen[:, 1:] + code
         for block in self.blocks:
             x = block(x)
         return unfold_patches(self.head(self.norm(x[:, : len(code)])), self.grid, self.patch)

@@ -149,13 +149,15 @@ def test_the_sums_of_lines_do_not_depend_on_how_many_are_taken_at_once(
 
 def test_kmtr_with_located_tokens_learns_in_every_parameter() -> None:
     torch.manual_seed(5)
-    network = KMTR(("segmentation", "regression"), 3, 1, 10, (16, 24), (5, 8, 8), 35, 3, n_heads=5, located=4,
+    heads = ("segmentation", "regression", "reconstruction")
+    network = KMTR(heads, 3, 1, 10, (16, 24), (5, 8, 8), 35, 3, n_heads=5, located=4,
                    segmentation_width=12, feature_size=2)  # fmt: skip
     rng = np.random.default_rng(8)
     places = np.stack([rng.integers(0, n, (2, 31)) for n in (3, 10, 16)], axis=-1)
-    labels, phenotypes = network(torch.randn(2, 31, 48), torch.from_numpy(places).float())
+    labels, phenotypes, images = network(torch.randn(2, 31, 48), torch.from_numpy(places).float())
     assert labels.shape == (2, 3, 6, 10, 16, 24)
     assert phenotypes.shape == (2, 18)
-    (labels.square().sum() + phenotypes.square().sum()).backward()
+    assert images.shape == (2, 2, 3, 10, 16, 24)
+    (labels.square().sum() + phenotypes.square().sum() + images.square().sum()).backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert still == []

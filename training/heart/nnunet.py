@@ -194,7 +194,8 @@ class NnUNet:
         return float(np.random.default_rng([subject.seed, 78]).choice(self.experiment.data.accelerations))
 
     def _run(self, command: tuple[str, ...], device: str) -> None:
-        own = {"nnUNet_n_proc_DA": str(n_workers()), **({"nnUNet_compile": "f"} if device == "cpu" else {})}
+        own = dict.fromkeys(("nnUNet_n_proc_DA", "nnUNet_def_n_proc"), str(n_workers()))
+        own |= {"nnUNet_compile": "f"} if device == "cpu" else {}
         done = subprocess.run(command, env={**own, **os.environ, **self.environment}, check=False)
         if done.returncode:
             raise ModelError(f"{command[0]} ended with exit code {done.returncode}", where=" ".join(command))
