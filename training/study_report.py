@@ -36,9 +36,12 @@ def write_report(study: Study) -> Path:
 def study_facts(study: Study, rows: Rows) -> list[str]:
     """What the study is, how it was made, and what its numbers mean."""
     n_subjects = len({row["subject"] for row in rows})
+    scored = {int(row["fold"]) for row in rows}
+    seeds = ", ".join(str(seed) for seed in study.file.seeds if seed in scored)
+    missing = ", ".join(str(seed) for seed in study.file.seeds if seed not in scored)
     return [
         study.file.description,
-        f"{n_subjects} test subjects; seeds {', '.join(map(str, study.file.seeds))}.",
+        f"{n_subjects} test subjects; seeds {seeds}{f' (not run: {missing})' if missing else ''}.",
         origin(study),
         "Intervals and tests are over subjects, each averaged over seeds. Research use only.",
         *unequal_seeds(rows),

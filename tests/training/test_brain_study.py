@@ -17,7 +17,7 @@ from kstream.training.brain.study_report import Arm, claim_table, claims
 from kstream.training.recipes import load_recipe
 from kstream.training.scores import arrange, read_rows, write_rows
 from kstream.training.study import Study, all_rows
-from kstream.training.study_report import write_report
+from kstream.training.study_report import study_facts, write_report
 
 STUDIES = Path(__file__).parents[2] / "training" / "studies"
 
@@ -124,6 +124,8 @@ def test_a_study_of_the_brain_goes_from_heads_to_the_papers_tables(file: Path) -
     assert "Mean white_matter" in page
     assert page.count("data:image/png;base64,") == 1
     assert (report / "dice-noise.png").is_file()
+    first = [row for row in all_rows(Study(file, out)) if row["fold"] == "1"]
+    assert study_facts(Study(file, out), first)[1] == "4 test subjects; seeds 1 (not run: 2)."
 
 
 @pytest.mark.parametrize(
