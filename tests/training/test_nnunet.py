@@ -134,6 +134,7 @@ def test_a_command_that_fails_is_told(made: NnUNet, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("nnUNetv2_train") is None, reason="nnU-Net is not installed (extra nnunet)")
 def test_nnunet_learns_where_the_bright_disk_is(tmp_path: Path) -> None:
     y, x = np.mgrid[:32, :32]
