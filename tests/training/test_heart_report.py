@@ -53,6 +53,9 @@ def test_tables_hold_our_numbers_beside_the_papers(tmp_path: Path) -> None:
     tests = tables["Phenotypes: absolute errors compared"]
     assert {row["wins/losses"] for row in tests} == {"11/0"}  # the smaller error wins
     assert len(tests) == len(PHENOTYPES)
+    ratio = tables["Phenotypes: error over that of the mean [95 % bootstrap interval]"][0]
+    assert ratio["kmtr"].startswith(f"{11 / 30:.3f} [")  # the truth is 100 to 110, 30 / 11 from its mean
+    assert ratio["mae"].startswith(f"{22 / 30:.3f} [")
     diseases = tables["Diseases (AUC, average precision, F1)"]
     assert {row["AUC"] for row in diseases if row["arm"] == "kmtr"} == {"1.000"}
     assert {row["arm"] for row in diseases} >= {"kmtr", "mae", "paper: k-MTR"}
@@ -63,6 +66,12 @@ def test_tables_hold_our_numbers_beside_the_papers(tmp_path: Path) -> None:
     assert tables["Dice by class"][0] == {"arm": "kmtr", "scenario": "lines-4", "LV_cavity": "0.800 (0.000)"}
     assert [path.stem for path in figures] == ["dice-lines", "dice-moved", "hausdorff_px-lines", "hausdorff_px-moved"]
     assert all(path.stat().st_size > 1000 for path in figures)
+
+
+def test_a_study_of_one_acceleration_is_not_that_of_paper_001(tmp_path: Path) -> None:
+    mpl.use("Agg")
+    rows = [row for row in rows_of("kmtr", 1.0) if row["scenario"] != "lines-16"]
+    assert "Dice and Hausdorff distance beside paper 001" not in report(rows, tmp_path)[0]
 
 
 def test_arms_without_an_answer_have_no_place_in_its_table(tmp_path: Path) -> None:

@@ -110,15 +110,20 @@ class HeartRecipe(Recipe[HeartExperiment]):
             yield score_run(self.experiment, run, cache, (name,), evaluation.cohort, device)
 
     def facts(self) -> dict[str, str]:
-        if self.experiment.is_external:
-            return {"method": self.experiment.method, "steps x subjects": self.experiment.nnunet.trainer}
-        made, batch = networks(self.experiment), self.experiment.schedule.batch
+        experiment = self.experiment
+        if experiment.is_external:
+            return {
+                "method": experiment.method,
+                "parameters of the last stage": "-",
+                "steps x subjects": f"{experiment.nnunet.trainer}, frames by {experiment.nnunet.batch or 'plan'}",
+            }
+        made, batch = networks(experiment), experiment.schedule.batch
         with torch.device("meta"):
             n = [sum(p.numel() for p in build(name, arguments).parameters()) for name, arguments in made.items()]
         return {
-            "method": self.experiment.method,
+            "method": experiment.method,
             "parameters of the last stage": f"{n[-1]:,}" if n else "-",
-            "steps x subjects": " + ".join(f"{s.steps} x {batch}" for s in stages_of(self.experiment).values()),
+            "steps x subjects": " + ".join(f"{s.steps} x {batch}" for s in stages_of(experiment).values()),
         }
 
     @staticmethod
