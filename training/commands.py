@@ -120,7 +120,7 @@ def train(
                 reports.add(_on_bar(progress, _totals(stages)))
                 return reports
 
-            told = recipe.fit(folder, target, bar, device, world)
+            told = recipe.fit(folder, target, bar, _device(device), world)
         if world.is_first:
             console.print(told)
 

@@ -189,6 +189,7 @@ def test_batch_is_part_of_a_run(subjects: list[Subject]) -> None:
         ("kmtr", {"network": {"arguments": {"width": 32, "n_heads": 3}}}, "arguments|heads|width"),
         ("kmtr", {"network": {"arguments": {"locatet": 8}}}, "no network of kmtr has the argument locatet"),
         ("mean-shape", {"network": {"arguments": {"width": 8}}}, "no network of mean-shape has the argument width"),
+        ("kmtr", {"network": {"arguments": {**KMTR, "located": 4}}}, "located tokens need no stages before"),
         ("disk", {"data": {"accelerations": [0.5]}}, "leaves no line"),
         ("disk", {"data": {"accelerations": [1000.0]}}, "leaves no line"),
         ("disk", {"data": {"views": ["sax0", "sax1"]}}, "takes one view"),

@@ -133,6 +133,38 @@ def test_a_command_that_fails_is_told(made: NnUNet, monkeypatch: pytest.MonkeyPa
         made.predict([subject(1)], 4.0)
 
 
+def stand_in(folder: Path, network: NnUNet) -> None:
+    """Commands that note how they were called, and leave what the real ones leave."""
+    plans = network.preprocessed / "nnUNetPlans.json"
+    content = '{"configurations": {"2d": {"batch_size": 99}}}'
+    bodies = {
+        nnunet.COMMANDS[0]: f"echo '{content}' > {plans}",
+        nnunet.COMMANDS[1]: f"mkdir -p {network.weights.parent} && touch {network.weights}",
+    }
+    for name, body in bodies.items():
+        note = f'echo "$0 $* gpu=$CUDA_VISIBLE_DEVICES" >> {folder}/calls'
+        (folder / name).write_text(f"#!/bin/sh\n{note}\n{body}\n")
+        (folder / name).chmod(0o755)
+    (folder / nnunet.COMMANDS[2]).write_text("#!/bin/sh\n")
+    (folder / nnunet.COMMANDS[2]).chmod(0o755)
+
+
+def test_weights_of_another_experiment_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NnUNet(experiment(nnunet={"batch": 5}), tmp_path / "run")
+    stand_in(tmp_path, network)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert not network.is_trained()
+    network.train([subject(1)], "cuda:1")
+    assert network.is_trained()
+    assert (tmp_path / "calls").read_text().splitlines()[1].endswith("-device cuda gpu=1")
+    plans = json.loads((network.preprocessed / "nnUNetPlans.json").read_text())
+    assert plans["configurations"]["2d"]["batch_size"] == 5
+    assert NnUNet(experiment(nnunet={"batch": 5, "mirrored": False}), tmp_path / "run").is_trained()
+    for changed in (experiment(nnunet={"batch": 6}), experiment(cohorts={"train": {"seeds": "4"}})):
+        with pytest.raises(ModelError, match="of another experiment"):
+            NnUNet(changed, tmp_path / "run").is_trained()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("nnUNetv2_train") is None, reason="nnU-Net is not installed (extra nnunet)")

@@ -89,6 +89,25 @@ class NnUNet:
         self._run(plan, device)
         self._set_batch()
         self._run(train, device)
+        self._origin.write_text(self._decisive() + "\n", encoding="utf-8")
+
+    def is_trained(self) -> bool:
+        """True if a training of this experiment has ended here.
+
+        Raises
+        ------
+        ModelError : one of another experiment has.
+        """
+        if not self.weights.is_file() or not self._origin.is_file():
+            return False
+        if self._origin.read_text("utf-8").strip() != self._decisive():
+            raise ModelError(
+                "these weights are of another experiment",
+                where=str(self.weights),
+                likely="the experiment changed after its training",
+                hint=f"delete {self.root} to train again, or choose another folder",
+            )
+        return True
 
     def write(self, subjects: Sequence[Subject]) -> int:
         """Write the training cases, ``dataset.json`` and the folds; gives the number of cases.
@@ -126,7 +145,7 @@ class NnUNet:
         ModelError : it has not been trained, its command failed, or a case has no prediction.
         """
         check_installed()
-        if not self.weights.is_file():
+        if not self.is_trained():
             raise ModelError("this run has no weights yet", where=str(self.weights), hint="kstream train EXPERIMENT")
         for folder in (self.root / "images", self.root / "predictions"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -193,10 +212,25 @@ class NnUNet:
         """One of the experiment's, by the subject's seed: one network is trained for all, as other methods are."""
         return float(np.random.default_rng([subject.seed, 78]).choice(self.experiment.data.accelerations))
 
+    @property
+    def _origin(self) -> Path:
+        """What the weights beside it were trained by."""
+        return self.weights.with_name("kstream-experiment.json")
+
+    def _decisive(self) -> str:
+        """What decides the weights, as JSON."""
+        experiment = self.experiment
+        parts = experiment.model_dump(mode="json", include={"method", "data", "labels", "nnunet"})
+        del parts["nnunet"]["mirrored"]  # of the prediction
+        train = experiment.cohorts["train"].model_dump(mode="json")
+        return json.dumps({**parts, "train": train}, sort_keys=True)
+
     def _run(self, command: tuple[str, ...], device: str) -> None:
         own = dict.fromkeys(("nnUNet_n_proc_DA", "nnUNet_def_n_proc"), str(n_workers()))
-        own |= {"nnUNet_compile": "f"} if device == "cpu" else {}
-        done = subprocess.run(command, env={**own, **os.environ, **self.environment}, check=False)
+        kind, _, number = device.partition(":")
+        own |= {"nnUNet_compile": "f"} if kind == "cpu" else {}
+        gpu = {"CUDA_VISIBLE_DEVICES": number} if number else {}
+        done = subprocess.run(command, env={**own, **os.environ, **self.environment, **gpu}, check=False)
         if done.returncode:
             raise ModelError(f"{command[0]} ended with exit code {done.returncode}", where=" ".join(command))
 

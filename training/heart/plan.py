@@ -54,14 +54,20 @@ def stages_of(experiment: HeartExperiment) -> dict[str, Schedule]:
 
     Raises
     ------
-    ConfigError : a stage has no schedule, or the method is not trained by this package.
+    ConfigError : a stage has no schedule, or one that it cannot use, or the method is not trained by this package.
     """
     if experiment.is_external:
         raise ConfigError("nnU-Net has no stages: its own package trains it", where="method", hint="nnunet.NnUNet")
     names, last = _BEFORE.get(experiment.method, ((), ""))
     given: dict[str, Schedule | None] = {name: getattr(experiment.stages, name) for name in names}
-    from_scratch = experiment.method in _OPTIONAL or bool(experiment.network.arguments.get("located"))
-    if from_scratch and not any(given.values()):
+    is_located = bool(experiment.network.arguments.get("located"))
+    if is_located and any(given.values()):
+        raise ConfigError(
+            "located tokens need no stages before, and cannot begin with theirs",
+            where=", ".join(f"[stages.{name}]" for name, schedule in given.items() if schedule),
+            hint="leave the stages out, or network.arguments.located",
+        )
+    if (is_located or experiment.method in _OPTIONAL) and not any(given.values()):
         return {"": experiment.schedule}
     if missing := [name for name, schedule in given.items() if schedule is None]:
         raise ConfigError(

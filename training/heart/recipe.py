@@ -49,13 +49,13 @@ class HeartRecipe(Recipe[HeartExperiment]):
         if not self.experiment.is_external:
             return super().fit(cache, run, report, device, world)
         nnunet = NnUNet(self.experiment, run)
-        if world.is_first and not nnunet.weights.is_file():
+        if world.is_first and not nnunet.is_trained():
             nnunet.train(self._subjects("train", cache), device)
         world.wait()
         return f"trained by nnU-Net: {nnunet.weights}"
 
     def is_fitted(self, run: Path) -> bool:
-        return self.weights(run).is_file() if self.experiment.is_external else super().is_fitted(run)
+        return NnUNet(self.experiment, run).is_trained() if self.experiment.is_external else super().is_fitted(run)
 
     def weights(self, run: Path) -> Path:
         if self.experiment.is_external:
