@@ -245,8 +245,21 @@ class FrameReadouts:
         return made
 
     def finish(self) -> list[Any]:
-        """Frames that never became full, in order, each with a warning."""
-        return [item for place in sorted(self._frames) for item in self._cut(place)]
+        """Frames that never became full, in order, each with a warning; and how many frames never came at all."""
+        cut = [item for place in sorted(self._frames) for item in self._cut(place)]
+        return [*cut, *self._absent()]
+
+    def _absent(self) -> list[Any]:
+        """A warning if some planned frames never came, unless none did."""
+        plan, first_slice = self.plan, self._scan.limit("slice").minimum
+        n_absent = plan.n_frames * plan.n_slices - len(self._over)
+        if not self._over or n_absent <= 0:
+            return []
+        places = ((frame, first_slice + n) for n in range(plan.n_slices) for frame in range(plan.n_frames))
+        frame, number = next(place for place in places if place not in self._over)
+        text = f"{n_absent} of {plan.n_frames * plan.n_slices} planned frames never came"
+        text += f", the first is frame {frame} slice {number}"
+        return [Notice("warning", text, kind="missing_readouts", amount=n_absent * plan.n_expected)]
 
     def _ended(self, place: tuple[int, int], frame: _Frame, acquisition: Acquisition) -> list[Any]:
         """The frame's end, if nothing is left to wait for."""

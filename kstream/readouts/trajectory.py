@@ -88,6 +88,10 @@ class PlacedAcquisition:
     trajectory: Float
 
 
+_UNITS = "the trajectory is in other units than declared"
+_CHOOSE = "--set trajectory.units=cycles_per_sample|cycles_per_metre|cycles_per_fov, or "
+
+
 class ResolveTrajectory:
     """Gives every acquisition its trajectory from what it carries, from its angle, or from its counters.
 
@@ -139,21 +143,27 @@ class ResolveTrajectory:
         source = self._choose(acquisition) if self._source == "auto" else self._source
         trajectory = self._trajectory(acquisition, source)
         reach = np.abs(trajectory).max(axis=0, initial=0)
-        if not (reach <= self._limit).all():  # written so that NaN is refused
+        is_planned = source == "acquisition" or self._is_planned(acquisition)  # else framing leaves it aside
+        if is_planned and not (reach <= self._limit).all():  # written so that NaN is refused
             if self._outside == "mask":
                 return self._masked(acquisition, trajectory)
             raise ScanError(
                 f"trajectory reaches {_triple(reach)} cycles per field of view, beyond {_triple(self._limit)}",
                 where=acquisition.place,
-                likely="the trajectory is in other units than declared",
-                hint="--set trajectory.units=cycles_per_sample|cycles_per_metre|cycles_per_fov, or "
-                "--set trajectory.outside=mask",
+                likely=_UNITS if source == "acquisition" else "counters beyond the encoded matrix",
+                hint=(_CHOOSE if source == "acquisition" else "") + "--set trajectory.outside=mask",
             )
         placed = PlacedAcquisition(acquisition, trajectory)
         if self._told:
             return [placed]
         self._told = True
         return [Notice("info", f"trajectory from {source}" + (f", {self._unit()}" * (source == "acquisition"))), placed]
+
+    def _is_planned(self, acquisition: Acquisition) -> bool:
+        """False if the header limits the counter of lines or spokes, and this one is beyond."""
+        name = "kspace_encode_step_1"
+        limit = self._scan.limit(name)
+        return name not in self._scan.limits or limit.minimum <= acquisition.counter(name) <= limit.maximum
 
     def finish(self) -> list[Any]:
         if self._n_masked < 2:

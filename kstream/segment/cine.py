@@ -16,7 +16,7 @@ from ..errors import ConfigError, ScanError
 from ..models.bundle import INTENDED_USE, BundleInfo
 from ..models.registry import architecture
 from ..output.phenotypes import DISEASES, HEART_LABELS, PHENOTYPES, phenotypes
-from ..types import Findings, Geometry, LabelMap, LabelTable, Scan
+from ..types import Findings, Geometry, LabelMap, LabelTable, Notice, Scan
 
 Labels = NDArray[np.uint8]
 Kind = Literal["points", "lines"]
@@ -211,22 +211,31 @@ def _as_heart_labels(labels: Labels, table: LabelTable) -> Labels:
     return np.asarray(np.array(numbers, np.uint8)[labels])
 
 
+def no_signal(number: int) -> Notice:
+    """Of a slice all of whose samples are zero: a network would show the mean heart there."""
+    text = f"slice {number} has no signal in any of its readouts: there are no labels of it"
+    return Notice("error", text, kind="no_signal")
+
+
 def findings(
     model: CineModel,
+    frames: tuple[int, int],
     measured: Mapping[str, float | None],
     predicted: Mapping[str, float | None] | None,
-    probabilities: Mapping[str, float] | None,
+    probabilities: Mapping[str, float | None] | None,
     received_ns: int,
 ) -> Findings:
     """What is told at the end of a measurement.
 
     Parameters
     ----------
+    frames : of all slices: how many have any signal, and how many were planned.
     measured : phenotypes from label maps.
     predicted : phenotypes that a network gave by itself; None if it gives none.
     probabilities : of the diseases.
     """
-    values: dict[str, Any] = {"kind": "cine findings", "model": model.name, "phenotypes_from_labels": dict(measured)}
+    values: dict[str, Any] = {"kind": "cine findings", "model": model.name}
+    values |= {"frames_measured": frames[0], "frames_planned": frames[1], "phenotypes_from_labels": dict(measured)}
     if predicted is not None:
         values["phenotypes"] = dict(predicted)
     if probabilities is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from ..config import CineConfig
 from ..errors import ConfigError, ModelError, ScanError, ShapeError
 from ..output.phenotypes import PHENOTYPES
-from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
-from .cine import CineModel, CinePlan, Heart, KeptSamples, disease_probabilities, findings, with_findings
+from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Notice, Readout
+from .cine import CineModel, CinePlan, Heart, KeptSamples, disease_probabilities, findings, no_signal, with_findings
 from .scaling import scaled_samples
 
 
@@ -54,12 +55,16 @@ def line_values(samples: Complex) -> Float:
 
 @dataclass
 class _Lines:
-    """Lines of all slices, and what is known of each slice. A line that is measured again counts with its mean."""
+    """Lines of all slices, and what is known of each slice: place, frames that are over, frames that have any signal.
+
+    A line that is measured again counts with its mean.
+    """
 
     sums: dict[tuple[int, ...], Float] = field(default_factory=dict)
     counts: dict[tuple[int, ...], int] = field(default_factory=dict)
     geometries: dict[int, Geometry] = field(default_factory=dict)
     ended: dict[int, set[int]] = field(default_factory=dict)
+    with_signal: dict[int, set[int]] = field(default_factory=dict)
     n_received: int = 0
     received_ns: int = 0
 
@@ -69,6 +74,8 @@ class _Lines:
         is_new = place not in self.sums
         self.sums[place] = values if is_new else self.sums[place] + values
         self.counts[place] = self.counts.get(place, 0) + 1
+        if values.any():
+            self.with_signal.setdefault(place[0], set()).add(place[1])
         return is_new
 
     def arrays(self) -> tuple[Float, Float]:
@@ -146,7 +153,8 @@ class AnalyseLines:
     """Stage: collect Cartesian lines, label a frame again and again while they come, and tell everything at the end.
 
     Every run uses all lines of all slices so far: the encoder takes any number of them. A line that is measured again
-    is averaged.
+    is averaged. A slice without any signal has no labels, and that is an error; phenotypes and probabilities that the
+    network gives by itself are told only if every slice has come with a signal.
 
     Parameters
     ----------
@@ -160,7 +168,7 @@ class AnalyseLines:
     """
 
     takes = (Readout, FrameEnd)
-    gives = (LabelMap, FrameEnd, Findings)
+    gives = (LabelMap, FrameEnd, Findings, Notice)
 
     def __init__(self, model: CineModel, plan: CinePlan, config: CineConfig) -> None:
         check_fit(model, plan)
@@ -199,27 +207,34 @@ class AnalyseLines:
         return [end, *(self._update(end.frame, end.slice) if self._config.update == "frame" else [])]
 
     def _update(self, frame: int, number: int) -> list[LabelMap]:
+        if number not in self._lines.with_signal:
+            return []
         made = analyse_lines(self._model, *self._lines.arrays(), self._plan)
         return [self._map(made.labels[number, frame], frame, number, is_final=False)]
 
     def _final(self) -> list[Any]:
         self._is_over = True
         lines, plan = self._lines, self._plan
+        numbers = sorted(lines.with_signal.keys() & lines.geometries.keys())
+        notices = [no_signal(number) for number in sorted(lines.geometries) if number not in numbers]
+        if not numbers:
+            return notices
         made = analyse_lines(self._model, *lines.arrays(), plan)
         heart = Heart(plan, self._model.labels)
-        for number, geometry in lines.geometries.items():
-            heart.add(number, made.labels[number], geometry)
-        predicted = None
-        if made.phenotypes is not None:
-            predicted = {n: round(float(v), 2) for n, v in zip(PHENOTYPES, made.phenotypes, strict=True)}
-        chances = None if made.disease_logits is None else disease_probabilities(made.disease_logits)
-        told = findings(self._model, heart.phenotypes(), predicted, chances, lines.received_ns)
+        for number in numbers:
+            heart.add(number, made.labels[number], lines.geometries[number])
+        predicted, chances = _of_the_heart(made)
+        if not heart.is_whole and (predicted or chances):
+            predicted, chances = (found and dict.fromkeys(found) for found in (predicted, chances))
+            notices.append(_withheld(len(numbers), plan.n_slices))
+        frames = sum(map(len, lines.with_signal.values())), plan.n_slices * plan.n_frames
+        told = findings(self._model, frames, heart.phenotypes(), predicted, chances, lines.received_ns)
         maps = [
             self._map(made.labels[number, frame], frame, number, is_final=True)
-            for number in sorted(lines.geometries)
+            for number in numbers
             for frame in range(plan.n_frames)
         ]
-        return [*with_findings(maps, told), told]
+        return [*notices, *with_findings(maps, told), told]
 
     def _map(self, labels: NDArray[np.uint8], frame: int, number: int, is_final: bool) -> LabelMap:
         lines = self._lines
@@ -228,3 +243,17 @@ class AnalyseLines:
             labels[None], self._model.labels, frame, number, lines.received_ns, lines.geometries[number], provenance,
             is_final,
         )  # fmt: skip
+
+
+def _of_the_heart(made: LineAnalysis) -> tuple[Mapping[str, float | None] | None, Mapping[str, float | None] | None]:
+    """Phenotypes and probabilities by name; None if the network has no such head."""
+    predicted: dict[str, float | None] | None = None
+    if made.phenotypes is not None:
+        predicted = {n: round(float(v), 2) for n, v in zip(PHENOTYPES, made.phenotypes, strict=True)}
+    return predicted, None if made.disease_logits is None else disease_probabilities(made.disease_logits)
+
+
+def _withheld(n_slices: int, n_planned: int) -> Notice:
+    """Why the network's own phenotypes and probabilities are not told."""
+    came = f"{n_slices} of {n_planned} slices have come with a signal"
+    return Notice("warning", f"{came}: phenotypes and probabilities of the network need all, and are not told")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..config import CineConfig
 from ..errors import ConfigError, ModelError, ShapeError
-from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Readout
-from .cine import CineModel, CinePlan, Heart, KeptSamples, findings, with_findings
+from ..types import Complex, Findings, Float, FrameEnd, Geometry, LabelMap, Notice, Readout
+from .cine import CineModel, CinePlan, Heart, KeptSamples, findings, no_signal, with_findings
 from .scaling import scaled_samples
 
 Labels = NDArray[np.uint8]
@@ -104,11 +104,12 @@ def check_plane(model: CineModel, plan: CinePlan) -> None:
 
 @dataclass
 class _Slice:
-    """Samples of a slice, and which of its frames are over."""
+    """Samples of a slice, which of its frames are over, and which have any signal."""
 
     coordinates: list[Float] = field(default_factory=list)
     values: list[Float] = field(default_factory=list)
     ended: set[int] = field(default_factory=set)
+    with_signal: set[int] = field(default_factory=set)
     geometry: Geometry | None = None
     n_readouts: int = 0
     n_bytes: int = 0
@@ -120,7 +121,8 @@ class SegmentPoints:
 
     Updates use all samples of the slice so far, whatever frame they belong to, and label the frame of the latest one.
     When the last frame of a slice is over, all its frames are labelled from all samples (final labels); when the last
-    slice is over, its labels carry the findings, which also go out by themselves.
+    slice is over, its labels carry the findings, which also go out by themselves. A slice without any signal has no
+    labels, and that is an error.
 
     Parameters
     ----------
@@ -134,7 +136,7 @@ class SegmentPoints:
     """
 
     takes = (Readout, FrameEnd)
-    gives = (LabelMap, FrameEnd, Findings)
+    gives = (LabelMap, FrameEnd, Findings, Notice)
 
     def __init__(self, model: CineModel, plan: CinePlan, config: CineConfig) -> None:
         check_plane(model, plan)
@@ -142,7 +144,7 @@ class SegmentPoints:
         self._slices: dict[int, _Slice] = {}
         self._heart = Heart(plan, model.labels)
         self._kept = KeptSamples()
-        self._last_ns = 0
+        self._last_ns = self._n_with_signal = 0
         self._has_told = False
 
     def push(self, item: Readout | FrameEnd) -> list[Any]:
@@ -162,6 +164,8 @@ class SegmentPoints:
         state.coordinates.append(coordinates)
         state.values.append(values)
         state.geometry = item.geometry or state.geometry
+        if values.any():
+            state.with_signal.add(item.frame)
         state.n_readouts += 1
         due = self._config.update == "lines" and state.n_readouts % self._config.update_lines == 0
         return self._update(item.frame, item.slice, state) if due else []
@@ -188,11 +192,14 @@ class SegmentPoints:
         return [end, *(self._update(end.frame, end.slice, state) if self._config.update == "frame" else [])]
 
     def _update(self, frame: int, number: int, state: _Slice) -> list[LabelMap]:
-        return self._maps(number, state, np.array([frame]), is_final=False)
+        return self._maps(number, state, np.array([frame]), is_final=False) if state.with_signal else []
 
-    def _final(self, number: int, state: _Slice) -> list[LabelMap]:
+    def _final(self, number: int, state: _Slice) -> list[Any]:
         if state.geometry is None or not state.values:
             return []
+        self._n_with_signal += len(state.with_signal)
+        if not state.with_signal:
+            return [no_signal(number)]
         maps = self._maps(number, state, np.arange(self._plan.n_frames), is_final=True)
         self._heart.add(number, np.concatenate([m.labels for m in maps]), state.geometry)
         return maps
@@ -212,8 +219,9 @@ class SegmentPoints:
         ]  # fmt: skip
 
     def _told(self) -> list[Findings]:
-        """The findings, once."""
-        if self._has_told:
+        """The findings, once, if there are any labels."""
+        if self._has_told or not self._n_with_signal:
             return []
         self._has_told = True
-        return [findings(self._model, self._heart.phenotypes(), None, None, self._last_ns)]
+        frames = self._n_with_signal, self._plan.n_slices * self._plan.n_frames
+        return [findings(self._model, frames, self._heart.phenotypes(), None, None, self._last_ns)]

@@ -103,7 +103,7 @@ def test_frame_does_not_wait_for_a_readout_that_is_known_to_be_lost() -> None:
 
 def test_lost_readout_may_close_its_frame_or_be_sent_again() -> None:
     out, _ = framed([*ALL[:51], LostReadout(one(12, 3))])
-    assert isinstance(out[-2], FrameEnd)
+    assert isinstance(out[out.index("finish") - 1], FrameEnd)
     again, _ = framed([LostReadout(one(0, 0)), *ALL[:52]])
     assert [end.is_complete for end in again if isinstance(end, FrameEnd)] == [True]
 
@@ -114,6 +114,20 @@ def test_frame_of_lost_readouts_only_makes_no_image() -> None:
     assert [end.frame for end in out if isinstance(end, FrameEnd)] == [1, 2]
     assert any("no image of it" in text for text in notices(out))
     assert counters.frames == 2
+
+
+@pytest.mark.parametrize(("n_came", "told"), [(52, (2, 1)), (60, (1, 2)), (105, None), (0, None)])
+def test_frames_that_never_came_are_told_and_counted(n_came: int, told: tuple[int, int] | None) -> None:
+    """Unless nothing came, which others tell: three frames of 52 readouts."""
+    out, _ = framed(ALL[:n_came])
+    found = [i for i in out if isinstance(i, Notice) and "never came" in i.text]
+    if told is None:
+        assert not found
+        return
+    (notice,) = found
+    n_absent, first = told
+    assert notice.text == f"{n_absent} of 3 planned frames never came, the first is frame {first} slice 0"
+    assert (notice.level, notice.kind, notice.amount) == ("warning", "missing_readouts", 52 * n_absent)
 
 
 def test_frame_that_lacks_a_readout_ends_when_later_ones_have_passed_by_option() -> None:

@@ -18,9 +18,12 @@ from kstream.segment import cine, points
 from kstream.segment.cine import CineModel, CinePlan
 from kstream.segment.lines import AnalyseLines, line_place
 from kstream.segment.points import SegmentPoints, label_frames
-from kstream.types import EncodingLimit, Readout, Scan
+from kstream.types import EncodingLimit, Findings, FrameEnd, Geometry, LabelMap, Notice, Readout, Scan
 from tests.hearts import disk_bundle, kmtr_bundle
 
+GEOMETRY = Geometry(
+    (24, 24, 1), (240.0, 240.0, 8.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+)
 PLAN = CinePlan(5, 3, (24, 24), ("4ch", "sax0", "sax1"), 60.0)
 
 
@@ -40,8 +43,8 @@ def kmtr(kmtr_made: Bundle) -> CineModel:
     return CineModel.of(kmtr_made.info, load_array_engine(kmtr_made))
 
 
-def config() -> CineConfig:
-    return CineConfig(update="slice")  # type: ignore[call-arg]
+def config(update: str = "slice") -> CineConfig:
+    return CineConfig(update=update)  # type: ignore[call-arg]
 
 
 def line(nx: int = 24, ky: int = 12) -> Readout:
@@ -117,12 +120,69 @@ def test_a_line_that_is_measured_again_is_averaged_and_takes_no_room(
     first, second, third = (rng.standard_normal((3, 24, 2)) @ [1, 1j]).astype(np.complex64)
     again, once = (AnalyseLines(kmtr, PLAN, config()) for _ in range(2))
     for ky, samples in ((3, first), (5, second), (3, third)):
-        again.push(replace(line(ky=ky), data=samples[None]))
+        again.push(replace(line(ky=ky), data=samples[None], geometry=GEOMETRY))
     for ky, samples in ((3, (first + third) / 2), (5, second)):
-        once.push(replace(line(ky=ky), data=samples[None]))
-    (*_, found), (*_, expected) = again.finish(), once.finish()
-    assert found.values["phenotypes"]
-    assert found.values == expected.values
+        once.push(replace(line(ky=ky), data=samples[None], geometry=GEOMETRY))
+    found, expected = labels_of(again.finish()), labels_of(once.finish())
+    assert len(found) == PLAN.n_frames
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def labels_of(items: Sequence[object]) -> list[LabelMap]:
+    return [item for item in items if isinstance(item, LabelMap)]
+
+
+def given(stage: SegmentPoints | AnalyseLines, loudness: dict[int, float]) -> list[object]:
+    """What a stage makes of a line in every frame of some slices, with frame ends; of loudness 0 it has no signal."""
+    made: list[object] = []
+    for number, factor in loudness.items():
+        for frame in range(PLAN.n_frames):
+            samples = np.random.default_rng(frame).standard_normal((1, 24, 2)) @ [factor, 1j * factor]
+            made += stage.push(replace(line(), data=samples.astype(np.complex64), frame=frame, slice=number))
+            made += stage.push(FrameEnd(frame, number, 1, 1, 0, GEOMETRY))
+    return [*made, *stage.finish()]
+
+
+@pytest.mark.parametrize("loudness", [{0: 1.0, 1: 1.0, 2: 0.0}, {0: 0.0, 1: 1.0, 2: 1.0}, {0: 1.0, 2: 1.0}])
+def test_what_was_not_measured_is_not_told(disk: CineModel, kmtr: CineModel, loudness: dict[int, float]) -> None:
+    """A slice of zeros has no labels, and that is an error; numbers of the whole heart need every slice."""
+    for stage in (SegmentPoints(disk, PLAN, config("frame")), AnalyseLines(kmtr, PLAN, config("frame"))):
+        made = given(stage, loudness)
+        loud = {number for number, factor in loudness.items() if factor}
+        assert {m.slice for m in labels_of(made)} == loud
+        errors = [item.text for item in made if isinstance(item, Notice) and item.level == "error"]
+        silent = sorted(loudness.keys() - loud)
+        assert errors == [f"slice {n} has no signal in any of its readouts: there are no labels of it" for n in silent]
+        (found,) = (item.values for item in made if isinstance(item, Findings))
+        assert (found["frames_measured"], found["frames_planned"]) == (2 * PLAN.n_frames, 3 * PLAN.n_frames)
+        told = [found[name] for name in ("phenotypes_from_labels", "phenotypes", "probabilities") if name in found]
+        assert len(told) == (1 if isinstance(stage, SegmentPoints) else 3)
+        numbers = {name: value for values in told[1:] for name, value in values.items()}
+        assert set(numbers.values()) <= {None}
+        assert found["phenotypes_from_labels"]["LVEDV_mL" if 0 in loud else "LAVmax_mL"] is None
+        warnings = [item.text for item in made if isinstance(item, Notice) and item.level == "warning"]
+        assert warnings == [
+            "2 of 3 slices have come with a signal: phenotypes and probabilities of the network need all, "
+            "and are not told"
+        ] * isinstance(stage, AnalyseLines)
+
+
+def test_a_scan_of_zeros_has_errors_and_nothing_else(disk: CineModel, kmtr: CineModel) -> None:
+    for stage in (SegmentPoints(disk, PLAN, config("frame")), AnalyseLines(kmtr, PLAN, config("frame"))):
+        made = [item for item in given(stage, {0: 0.0, 1: 0.0, 2: 0.0}) if not isinstance(item, FrameEnd)]
+        assert [item.level for item in made if isinstance(item, Notice)] == ["error"] * 3
+        assert len(made) == 3
+
+
+def test_whole_hearts_are_told(disk: CineModel, kmtr: CineModel) -> None:
+    for stage in (SegmentPoints(disk, PLAN, config()), AnalyseLines(kmtr, PLAN, config())):
+        made = given(stage, {0: 1.0, 1: 1.0, 2: 1.0})
+        assert not any(isinstance(item, Notice) for item in made)
+        (found,) = (item.values for item in made if isinstance(item, Findings))
+        assert found["frames_measured"] == found["frames_planned"] == 3 * PLAN.n_frames
+        if isinstance(stage, AnalyseLines):
+            assert None not in {*found["phenotypes"].values(), *found["probabilities"].values()}
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,37 @@ def test_a_scan_that_stops_early_has_labels_of_what_came(exam: CineExam, cine_po
     assert findings(result)
 
 
+@pytest.mark.parametrize("preset", ["cine-disk", "cine-kmtr"])
+def test_half_a_scan_and_a_scan_of_zeros_give_no_numbers_of_a_heart(
+    preset: str, exam: CineExam, cine_port: int, kmtr_port: int, tmp_path: Path
+) -> None:
+    port = {"cine-disk": cine_port, "cine-kmtr": kmtr_port}[preset]
+    half = replace(exam, acquisitions=exam.acquisitions[: len(exam.acquisitions) // 2])
+    result = send(half, port, tmp_path, preset)
+    assert any("planned frames never came" in text for text in result.warnings)
+    told = findings(result)
+    assert 0 < told["frames_measured"] < told["frames_planned"] == len(exam.views) * SMALL.n_frames
+    numbers = [told.get(name, {}).get("LVEDV_mL") for name in ("phenotypes", "phenotypes_from_labels")]
+    assert [*numbers, *told.get("probabilities", {}).values()] == [None] * (2 + 3 * (preset == "cine-kmtr"))
+    silent = [
+        a if a.has(AcquisitionFlag.IS_NOISE_MEASUREMENT) else replace(a, data=0 * a.data) for a in exam.acquisitions
+    ]
+    result = send(replace(exam, acquisitions=silent), port, tmp_path, preset)
+    assert not result.images
+    assert sum("has no signal" in text for text in result.errors) == len(exam.views)
+    assert not any("cine findings" in text for text in result.texts)
+
+
+def test_a_line_beyond_its_limit_is_left_aside(exam: CineExam, cine_port: int, tmp_path: Path) -> None:
+    header = exam.acquisitions[-1].header.copy()
+    header["idx"]["kspace_encode_step_1"] = 65535
+    beyond = replace(exam.acquisitions[-1], header=header)
+    result = send(replace(exam, acquisitions=[*exam.acquisitions[:-1], beyond]), cine_port, tmp_path)
+    assert not result.errors
+    assert any("outside the planned frames" in text for text in result.warnings)
+    assert any("incomplete" in text for text in result.warnings)
+
+
 def test_a_client_may_not_name_a_folder(exam: CineExam, port: int, tmp_path: Path) -> None:
     result = send(exam, port, tmp_path, **{"cine.model": str(tmp_path)})
     assert "not a path" in result.errors[0]
