@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,9 @@ import torch
 from kstream.models.bundle import Bundle, BundleInfo, TensorSpec, save_array_bundle
 from kstream.models.registry import build
 from kstream.output.phenotypes import HEART_LABELS
+from kstream.serve.server import MrdServer
+from kstream.serve.settings import ServerSettings
+from kstream.serve.store import ModelStore
 from kstream.simulate.heart.protocol import CineProtocol
 
 SMALL = CineProtocol(
@@ -86,3 +92,17 @@ def disk_bundle(folder: Path, compand: float = 0.5, located: tuple[int, ...] = (
     )
     state = {key: value.numpy() for key, value in network.state_dict().items()}
     return save_array_bundle(folder, info, state, {**example, "logits": logits}, "# untrained\n")
+
+
+@contextlib.contextmanager
+def serving(bundle: Bundle) -> Iterator[int]:
+    """Port of a server that uses a bundle for cine scans, in float32: bfloat16 tells sums in another order apart."""
+    settings = ServerSettings(settings=(f"cine.model={bundle.folder}",))
+    server = MrdServer(port=0, settings=settings, models=ModelStore(precision="fp32"))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.stop()
+        thread.join(10)

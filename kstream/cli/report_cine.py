@@ -35,15 +35,17 @@ _TITLE = "Chambers from undersampled lines"
 
 @dataclass(frozen=True)
 class Cine:
-    """Labels of a cine scan and what is known about it.
+    """Labels of the slices of a cine scan that have come, and what is known about it.
 
     Parameters
     ----------
+    numbers : of the slices.
     labels, truth : ``(slices, frames, y, x)``, indices of `table`; no truth: None.
     geometries, views : of the slices; views are empty if nobody names them.
     heart_rate_bpm : 0 if nobody says.
     """
 
+    numbers: tuple[int, ...]
     labels: Labels
     truth: Labels | None
     table: LabelTable
@@ -53,7 +55,7 @@ class Cine:
 
     @property
     def short_axes(self) -> tuple[int, ...]:
-        """Numbers of the short-axis slices, base first."""
+        """Which of the slices are short axes, base first."""
         return tuple(number for number, view in enumerate(self.views) if view.startswith("sax"))
 
     @property
@@ -125,34 +127,36 @@ def write_short_axes(folder: Path, images: list[Image], views: tuple[str, ...]) 
 
 
 def _cine(images: list[Image], table: LabelTable, recording: Path | None, views: tuple[str, ...]) -> Cine:
-    n_slices = 1 + max(int(image.header["slice"]) for image in images)
+    numbers = tuple(sorted({int(image.header["slice"]) for image in images}))
     n_frames = 1 + max(frame_of(image) for image in images)
-    labels = np.zeros((n_slices, n_frames, *images[0].data.shape[-2:]), np.uint8)
+    labels = np.zeros((len(numbers), n_frames, *images[0].data.shape[-2:]), np.uint8)
     geometries: dict[int, Geometry] = {}
     for image in images:
         number = int(image.header["slice"])
-        labels[number, frame_of(image)] = image.data[0, 0]
+        labels[numbers.index(number), frame_of(image)] = image.data[0, 0]
         geometries.setdefault(number, geometry_from_images([image.header])[0])
     rate = 0.0
     if recording is not None:
         with open_recording(recording) as source:
             rate = float(source.scan.user_parameters.get("heart_rate_bpm", 0.0))
-    anywhere = next(iter(geometries.values()))  # for a slice that did not come
-    places = tuple(geometries.get(number, anywhere) for number in range(n_slices))
-    return Cine(labels, _truth(recording, table, labels.shape), table, places, views, rate)
+    truth = _truth(recording, table, numbers, labels.shape)
+    places = tuple(geometries[number] for number in numbers)
+    return Cine(numbers, labels, truth, table, places, tuple(views[n] for n in numbers if n < len(views)), rate)
 
 
-def _truth(recording: Path | None, table: LabelTable, shape: tuple[int, ...]) -> Labels | None:
-    """True labels in the numbers of the model's classes; what it does not know is background."""
+def _truth(
+    recording: Path | None, table: LabelTable, numbers: tuple[int, ...], shape: tuple[int, ...]
+) -> Labels | None:
+    """True labels of some slices, in the numbers of the model's classes; what it does not know is background."""
     path = recording.with_suffix(".truth.npz") if recording is not None else None
     if path is None or not path.is_file():
         return None
     with np.load(path) as file:
         labels = file["labels"]
-    if labels.shape != shape:
+    if labels.shape[1:] != shape[1:] or numbers[-1] >= len(labels):
         return None
-    numbers = [table.names.index(name) if name in table.names else 0 for name in HEART_LABELS.names]
-    return np.asarray(np.array(numbers, np.uint8)[labels])
+    classes = [table.names.index(name) if name in table.names else 0 for name in HEART_LABELS.names]
+    return np.asarray(np.array(classes, np.uint8)[labels[list(numbers)]])
 
 
 def _facts(recording: Path | None) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _facts(recording: Path | None) -> dict[str, Any]:
 
 def _phenotypes(info: RunInfo, cine: Cine, facts: dict[str, Any]) -> tuple[tuple[Phenotype, ...], str]:
     """The table, and a text that says where truth and errors come from."""
-    network = info.findings.get("phenotypes") or {}
+    network = {k: v for k, v in (info.findings.get("phenotypes") or {}).items() if v is not None}
     single = len(cine.short_axes) == 1 and not network
     if single:
         number = cine.short_axes[0]
@@ -248,6 +252,7 @@ def _chances(info: RunInfo, facts: dict[str, Any]) -> tuple[Chance, ...]:
     return tuple(
         Chance(name=name.replace("_", " "), probability=value, truth=ill.get(name))
         for name, value in (info.findings.get("probabilities") or {}).items()
+        if value is not None
     )
 
 
@@ -265,14 +270,7 @@ def _cavity(table: LabelTable | None) -> int:
 
 def _draw(folder: Path, cine: Cine, recording: Path | None) -> list[Notice]:
     """``beating.gif`` and ``overview.png``; gives what could not be drawn."""
-    notices = []
-    blank = np.zeros(cine.labels.shape, np.float32)
-    under = Underlay(blank, blank)
-    try:
-        if recording is not None:
-            under = cine_underlay(recording)
-    except KstreamError as error:
-        notices.append(Notice("info", f"the labels are drawn without an image under them: {error.what}"))
+    under, notices = _under(cine, recording)
     remove_overlays(folder, keep=set())
     table = replace(cine.table, names=tuple(name.replace("_", " ") for name in cine.table.names))
     look = Look(table, _TITLE, 2 if cine.truth is None else 3, is_outlined=True)
@@ -284,6 +282,23 @@ def _draw(folder: Path, cine: Cine, recording: Path | None) -> list[Notice]:
     both = [*_row(cine, under, cine.middle, large), *_row(cine, under, cine.middle, small)]
     panels_png(folder / "overview.png", Sheet(both, f"frames {large + 1} and {small + 1}, largest and smallest"), look)
     return notices
+
+
+def _under(cine: Cine, recording: Path | None) -> tuple[Underlay, list[Notice]]:
+    """Images of the slices that have come, or zeros and why."""
+    blank = np.zeros(cine.labels.shape, np.float32)
+    if recording is None:
+        return Underlay(blank, blank), []
+    try:
+        whole = cine_underlay(recording)
+        expected, found = cine.labels.shape[1:], whole.measured.shape
+        if expected == found[1:] and cine.numbers[-1] < found[0]:
+            only = list(cine.numbers)
+            return Underlay(whole.measured[only], whole.shared[only]), []
+        why = f"those of the recording are {found}, of slices, frames, y and x"
+    except KstreamError as error:
+        why = error.what
+    return Underlay(blank, blank), [Notice("info", f"the labels are drawn without an image under them: {why}")]
 
 
 def _sheet(cine: Cine, under: Underlay, frame: int) -> Sheet:
@@ -313,4 +328,4 @@ def _panel(
 
 
 def _view(cine: Cine, number: int) -> str:
-    return cine.views[number] if number < len(cine.views) else f"slice {number + 1}"
+    return cine.views[number] if number < len(cine.views) else f"slice {cine.numbers[number] + 1}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +25,12 @@ from kstream.segment.lines import LineAnalysis, analyse_lines, line_values
 from kstream.segment.points import frame_queries, label_frames, real_values, sample_coordinates
 from kstream.segment.scaling import scaled_samples
 from kstream.serve.replay import ReplayResult, replay
-from kstream.serve.server import MrdServer
-from kstream.serve.settings import ServerSettings
-from kstream.serve.store import ModelStore
 from kstream.serve.workers import ModelWorkers, WorkerSettings
 from kstream.simulate.heart.dataset import cine_subject
 from kstream.simulate.heart.exam import CineExam, save_cine_exam, simulate_cine_exam
 from kstream.training.heart.slices import slice_points
 from kstream.types import AcquisitionFlag
-from tests.hearts import SMALL, disk_bundle, kmtr_bundle
+from tests.hearts import SMALL, disk_bundle, kmtr_bundle, serving
 
 LABELS, PROVISIONAL = 2, 4
 
@@ -43,20 +38,6 @@ LABELS, PROVISIONAL = 2, 4
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return disk_bundle(tmp_path_factory.mktemp("bundle") / "disk-test")
-
-
-@contextlib.contextmanager
-def serving(bundle: Bundle) -> Iterator[int]:
-    """Port of a server that uses a bundle for cine scans, in float32: bfloat16 tells sums in another order apart."""
-    settings = ServerSettings(settings=(f"cine.model={bundle.folder}",))
-    server = MrdServer(port=0, settings=settings, models=ModelStore(precision="fp32"))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.port
-    finally:
-        server.stop()
-        thread.join(10)
 
 
 @pytest.fixture(scope="module")
