@@ -67,7 +67,9 @@ def rebuild(
     ------
     RecordingError : no ``run.json``, or a damaged file.
     """
+    from ..errors import ScanError
     from ..output.report import write_report
+    from ..types import Notice
 
     info = _read(folder)
     recording = recording or first(folder / info.recording, folder.parent / info.recording)
@@ -77,7 +79,10 @@ def rebuild(
     found = Found(recording, images or first(*candidates), truth or first(beside))
     info = told(info, _checked(info, found)).model_copy(update={"model": _with_card(info)})
     if found.images is not None and info.images_sent:
-        info = _measured(folder, info, found)
+        try:
+            info = _measured(folder, info, found)
+        except ScanError as error:
+            info = told(info, [Notice("warning", f"nothing is drawn or measured on a volume: {error.what}")])
     target = folder / "run.json"
     partial = folder / "run.json.part"
     partial.write_text(info.to_json(), encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, ScanError
 from ..models.bundle import Bundle
 from ..output.nifti import write_nifti
 from ..output.nrrd import write_seg_nrrd
@@ -21,9 +21,15 @@ from ..serve.replay import ReplayResult
 from ..types import Notice
 from .report import rebuild
 from .report_cine import views_of, write_short_axes
+from .report_files import told
 from .stacks import Volume, newest_volume
 
 PACKAGES = ("kstream", "numpy", "scipy", "torch", "h5py", "ismrmrd")
+
+
+_LABELS = ("labels.nii.gz", "labels.seg.nrrd", "labels_diastole.nii.gz", "labels_systole.nii.gz")
+MADE = ("magnitude.nii.gz", *_LABELS, "overlay_z*.png", "overview.png", "volume.gif", "beating.gif")
+"""What only some runs leave in their folder."""
 
 
 def write_results(
@@ -42,20 +48,27 @@ def write_results(
     all frames, and DICOM), and what `rebuild` adds: ``overlay_z*.png`` for each slice with something to see,
     ``overview.png``, ``volume.gif``, ``run.json``, ``report.html``. Those of an earlier run are replaced. Of a cine
     scan, ``labels_diastole.nii.gz`` and ``labels_systole.nii.gz`` hold the short axes, and the film is ``beating.gif``.
+    Images that do not stack to a volume, as where a slice never came, are told, and drawn where that needs none.
 
     Parameters
     ----------
     images : where the replay has left what came back.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for pattern in MADE:
+        for path in folder.glob(pattern):
+            path.unlink()
     info = _account(recording, result, title, label_series)
-    if magnitude_series in result.images:
-        magnitude = newest_volume(result.images[magnitude_series])
-        write_nifti(folder / "magnitude.nii.gz", magnitude.magnitude, magnitude.geometry, overwrite=True)
-    if label_series in result.images and info.findings:
-        write_short_axes(folder, result.images[label_series], views_of(info, recording))
-    elif label_series in result.images:
-        _write_labels(folder, newest_volume(result.images[label_series]))
+    try:
+        if magnitude_series in result.images:
+            magnitude = newest_volume(result.images[magnitude_series])
+            write_nifti(folder / "magnitude.nii.gz", magnitude.magnitude, magnitude.geometry, overwrite=True)
+        if label_series in result.images and info.findings:
+            write_short_axes(folder, result.images[label_series], views_of(info, recording))
+        elif label_series in result.images:
+            _write_labels(folder, newest_volume(result.images[label_series]))
+    except ScanError as error:
+        info = told(info, [Notice("warning", f"no volumes were written: {error.what}")])
     (folder / "run.json").write_text(info.to_json(), encoding="utf-8")
     return rebuild(folder, recording=recording, images=images if result.n_images else None)
 

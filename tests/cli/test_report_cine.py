@@ -10,10 +10,34 @@ import pytest
 
 from kstream.cli.results import write_results
 from kstream.serve.replay import replay
+from kstream.serve.settings import ServerSettings
 from kstream.simulate.heart.exam import save_cine_exam, simulate_cine_exam
 from tests.hearts import SMALL, disk_bundle, kmtr_bundle, serving
+from tests.serve.conftest import serving as plain
 
 BUNDLES = {"cine-disk": disk_bundle, "cine-kmtr": kmtr_bundle}
+
+
+def test_slices_that_make_no_volume_are_told_and_the_report_is_written(tmp_path: Path) -> None:
+    """Labels of four short axes of which the second never came; magnitudes of views that lie crosswise."""
+    exam = simulate_cine_exam(replace(SMALL, n_short_axis=4), 3)
+    came = [a for a in exam.acquisitions if a.counter("slice") != 2]
+    recording, images, run = tmp_path / "scan.h5", tmp_path / "images.h5", tmp_path / "run"
+    save_cine_exam(replace(exam, acquisitions=came), recording)
+    run.mkdir()
+    for name in ("labels_systole.nii.gz", "labels.nii.gz", "overview.png", "notes.gif"):
+        (run / name).write_text("of an earlier run")
+    with serving(disk_bundle(tmp_path / "model")) as port, plain(ServerSettings()) as other:
+        for preset, at in (("cine-disk", port), ("recon-cartesian", other.port)):
+            result = replay(recording, port=at, preset=preset, output=images)
+            info = write_results(run, recording, result, title=preset, images=images)
+            assert any(notice.text.startswith("no volumes were written: ") for notice in info.notices)
+            assert "no volumes were written" in (run / "report.html").read_text()
+            assert not list(run.glob("*.nii.gz"))
+            assert (run / "beating.gif").is_file() == (preset == "cine-disk")
+            assert (run / "overview.png").is_file() == (preset == "cine-disk")
+    assert any(notice.text.startswith("nothing is drawn or measured on a volume: ") for notice in info.notices)
+    assert (run / "notes.gif").read_text() == "of an earlier run"
 
 
 @pytest.mark.parametrize("preset", BUNDLES)
