@@ -27,7 +27,7 @@ def test_slices_that_make_no_volume_are_told_and_the_report_is_written(tmp_path:
     run.mkdir()
     for name in ("labels_systole.nii.gz", "labels.nii.gz", "overview.png", "notes.gif"):
         (run / name).write_text("of an earlier run")
-    with serving(disk_bundle(tmp_path / "model")) as port, plain(ServerSettings()) as other:
+    with plain(ServerSettings()) as other, serving(disk_bundle(tmp_path / "model")) as port:
         for preset, at in (("cine-disk", port), ("recon-cartesian", other.port)):
             result = replay(recording, port=at, preset=preset, output=images)
             info = write_results(run, recording, result, title=preset, images=images)
