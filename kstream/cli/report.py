@@ -82,6 +82,9 @@ def rebuild(
         try:
             info = _measured(folder, info, found)
         except ScanError as error:
+            remove_overlays(folder, keep=set())
+            for name in ("overview.png", "volume.gif"):
+                (folder / name).unlink(missing_ok=True)
             info = told(info, [Notice("warning", f"nothing is drawn or measured on a volume: {error.what}")])
     target = folder / "run.json"
     partial = folder / "run.json.part"

@@ -42,6 +42,7 @@ class Cine:
     numbers : of the slices.
     labels, truth : ``(slices, frames, y, x)``, indices of `table`; no truth: None.
     geometries, views : of the slices; views are empty if nobody names them.
+    n_short_axes : that were planned.
     heart_rate_bpm : 0 if nobody says.
     """
 
@@ -51,6 +52,7 @@ class Cine:
     table: LabelTable
     geometries: tuple[Geometry, ...]
     views: tuple[str, ...]
+    n_short_axes: int
     heart_rate_bpm: float
 
     @property
@@ -141,7 +143,8 @@ def _cine(images: list[Image], table: LabelTable, recording: Path | None, views:
             rate = float(source.scan.user_parameters.get("heart_rate_bpm", 0.0))
     truth = _truth(recording, table, numbers, labels.shape)
     places = tuple(geometries[number] for number in numbers)
-    return Cine(numbers, labels, truth, table, places, tuple(views[n] for n in numbers if n < len(views)), rate)
+    came = tuple(views[n] for n in numbers if n < len(views))
+    return Cine(numbers, labels, truth, table, places, came, sum(v.startswith("sax") for v in views), rate)
 
 
 def _truth(
@@ -173,8 +176,8 @@ def _facts(recording: Path | None) -> dict[str, Any]:
 
 def _phenotypes(info: RunInfo, cine: Cine, facts: dict[str, Any]) -> tuple[tuple[Phenotype, ...], str]:
     """The table, and a text that says where truth and errors come from."""
-    network = {k: v for k, v in (info.findings.get("phenotypes") or {}).items() if v is not None}
-    single = len(cine.short_axes) == 1 and not network
+    network = info.findings.get("phenotypes") or {}
+    single = cine.n_short_axes == len(cine.short_axes) == 1 and not network
     if single:
         number = cine.short_axes[0]
         from_labels = _areas(cine.labels[number], cine, number)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +23,14 @@ from ..serve.replay import ReplayResult
 from ..types import Notice
 from .report import rebuild
 from .report_cine import views_of, write_short_axes
-from .report_files import told
+from .report_files import remove_overlays, told
 from .stacks import Volume, newest_volume
 
 PACKAGES = ("kstream", "numpy", "scipy", "torch", "h5py", "ismrmrd")
 
 
 _LABELS = ("labels.nii.gz", "labels.seg.nrrd", "labels_diastole.nii.gz", "labels_systole.nii.gz")
-MADE = ("magnitude.nii.gz", *_LABELS, "overlay_z*.png", "overview.png", "volume.gif", "beating.gif")
+MADE = ("magnitude.nii.gz", *_LABELS, "overview.png", "volume.gif", "beating.gif")
 """What only some runs leave in their folder."""
 
 
@@ -55,22 +57,32 @@ def write_results(
     images : where the replay has left what came back.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in MADE:
-        for path in folder.glob(pattern):
-            path.unlink()
-    info = _account(recording, result, title, label_series)
-    try:
-        if magnitude_series in result.images:
+    for name in MADE:
+        (folder / name).unlink(missing_ok=True)
+    remove_overlays(folder, keep=set())
+    info, notices = _account(recording, result, title, label_series), list[Notice]()
+    if magnitude_series in result.images:
+        with _told_if_no_volume("magnitudes", notices):
             magnitude = newest_volume(result.images[magnitude_series])
             write_nifti(folder / "magnitude.nii.gz", magnitude.magnitude, magnitude.geometry, overwrite=True)
-        if label_series in result.images and info.findings:
-            write_short_axes(folder, result.images[label_series], views_of(info, recording))
-        elif label_series in result.images:
-            _write_labels(folder, newest_volume(result.images[label_series]))
-    except ScanError as error:
-        info = told(info, [Notice("warning", f"no volumes were written: {error.what}")])
+    if label_series in result.images:
+        with _told_if_no_volume("labels", notices):
+            if info.findings:
+                write_short_axes(folder, result.images[label_series], views_of(info, recording))
+            else:
+                _write_labels(folder, newest_volume(result.images[label_series]))
+    info = told(info, notices)
     (folder / "run.json").write_text(info.to_json(), encoding="utf-8")
     return rebuild(folder, recording=recording, images=images if result.n_images else None)
+
+
+@contextlib.contextmanager
+def _told_if_no_volume(what: str, notices: list[Notice]) -> Iterator[None]:
+    """Images that do not stack are no reason to leave a run without its account."""
+    try:
+        yield
+    except ScanError as error:
+        notices.append(Notice("warning", f"no volume of {what} was written: {error.what}"))
 
 
 def _write_labels(folder: Path, labels: Volume) -> None:

@@ -252,14 +252,15 @@ class FrameReadouts:
     def _absent(self) -> list[Any]:
         """A warning if some planned frames never came, unless none did."""
         plan, first_slice = self.plan, self._scan.limit("slice").minimum
-        n_absent = plan.n_frames * plan.n_slices - len(self._over)
+        n_came = sum(number >= first_slice for _, number in self._over)
+        n_absent = plan.n_frames * plan.n_slices - n_came
         if not self._over or n_absent <= 0:
             return []
         places = ((frame, first_slice + n) for n in range(plan.n_slices) for frame in range(plan.n_frames))
         frame, number = next(place for place in places if place not in self._over)
         text = f"{n_absent} of {plan.n_frames * plan.n_slices} planned frames never came"
         text += f", the first is frame {frame} slice {number}"
-        return [Notice("warning", text, kind="missing_readouts", amount=n_absent * plan.n_expected)]
+        return [Notice("warning", text, kind="missing_frames", amount=n_absent)]
 
     def _ended(self, place: tuple[int, int], frame: _Frame, acquisition: Acquisition) -> list[Any]:
         """The frame's end, if nothing is left to wait for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ class _Power:
 class WatchSignal:
     """Passes everything on; says at the end of a frame if nothing in it stands out of the noise.
 
-    Such a frame is reconstructed like any other: its images are finite, and show noise. The first one is told, all are
-    counted. Frames of zeros are the business of those who look for dead coils.
+    Such a frame is reconstructed like any other: its images are finite, and show noise, or nothing if all its samples
+    are zero. The first frame of each kind is told, all are counted.
     """
 
     takes = (Readout, FrameEnd)
@@ -43,7 +44,7 @@ class WatchSignal:
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int], _Power] = {}
-        self._n_empty = 0
+        self._counts: Counter[str] = Counter()
 
     def push(self, item: Readout | FrameEnd) -> list[Any]:
         place = (item.frame, item.slice)
@@ -58,22 +59,24 @@ class WatchSignal:
         return [item]
 
     def finish(self) -> list[Any]:
-        if self._n_empty < 2:
-            return []
-        text = f"nothing but noise was found in {self._n_empty} frames"
-        return [Notice("warning", text, kind="only_noise", amount=self._n_empty - 1)]
+        noise, zero = self._counts["only_noise"], self._counts["no_signal"]
+        told = [
+            Notice("warning", f"nothing but noise was found in {noise} frames", kind="only_noise", amount=noise - 1),
+            Notice("warning", f"all samples of {zero} frames are zero", kind="no_signal", amount=zero - 1),
+        ]
+        return [notice for notice in told if notice.amount > 0]
 
     def _judged(self, end: FrameEnd, power: _Power) -> list[Any]:
+        where = f"frame {end.frame} slice {end.slice}: "
         if not power.total:
-            return []
+            return self._first(Notice("warning", where + "all its samples are zero", kind="no_signal"))
         times = power.largest * power.n_samples / power.total
         if times > largest_of_noise(power.n_samples):
             return []
-        self._n_empty += 1
-        if self._n_empty > 1:
-            return []
-        text = (
-            f"frame {end.frame} slice {end.slice}: nothing but noise was found: its strongest sample has only "
-            f"{times:.1f} times the mean power; its images are made nevertheless"
-        )
-        return [Notice("warning", text, kind="only_noise")]
+        text = f"nothing but noise was found: its strongest sample has only {times:.1f} times the mean power"
+        return self._first(Notice("warning", f"{where}{text}; its images are made nevertheless", kind="only_noise"))
+
+    def _first(self, notice: Notice) -> list[Any]:
+        """The notice if it is the first of its kind."""
+        self._counts[notice.kind] += 1
+        return [notice] if self._counts[notice.kind] == 1 else []

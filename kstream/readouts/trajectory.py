@@ -88,7 +88,10 @@ class PlacedAcquisition:
     trajectory: Float
 
 
-_UNITS = "the trajectory is in other units than declared"
+_WRONG = {
+    "acquisition": "the trajectory is in other units than declared",
+    "cartesian": "center_sample, or the counter of lines, is beyond the encoded matrix",
+}
 _CHOOSE = "--set trajectory.units=cycles_per_sample|cycles_per_metre|cycles_per_fov, or "
 
 
@@ -143,14 +146,14 @@ class ResolveTrajectory:
         source = self._choose(acquisition) if self._source == "auto" else self._source
         trajectory = self._trajectory(acquisition, source)
         reach = np.abs(trajectory).max(axis=0, initial=0)
-        is_planned = source == "acquisition" or self._is_planned(acquisition)  # else framing leaves it aside
+        is_planned = source != "cartesian" or self._is_planned(acquisition)  # else framing leaves it aside
         if is_planned and not (reach <= self._limit).all():  # written so that NaN is refused
             if self._outside == "mask":
                 return self._masked(acquisition, trajectory)
             raise ScanError(
                 f"trajectory reaches {_triple(reach)} cycles per field of view, beyond {_triple(self._limit)}",
                 where=acquisition.place,
-                likely=_UNITS if source == "acquisition" else "counters beyond the encoded matrix",
+                likely=_WRONG.get(source, "center_sample, or the angle, is wrong"),
                 hint=(_CHOOSE if source == "acquisition" else "") + "--set trajectory.outside=mask",
             )
         placed = PlacedAcquisition(acquisition, trajectory)
@@ -160,7 +163,7 @@ class ResolveTrajectory:
         return [Notice("info", f"trajectory from {source}" + (f", {self._unit()}" * (source == "acquisition"))), placed]
 
     def _is_planned(self, acquisition: Acquisition) -> bool:
-        """False if the header limits the counter of lines or spokes, and this one is beyond."""
+        """False if the header limits the counter of lines, and this one is beyond."""
         name = "kspace_encode_step_1"
         limit = self._scan.limit(name)
         return name not in self._scan.limits or limit.minimum <= acquisition.counter(name) <= limit.maximum

@@ -186,7 +186,7 @@ class Heart:
         names = self._plan.views
         whole = {view for view in names if view.startswith("sax")}
         have = {names[n] for n in numbers} if names else set()
-        if not names or not numbers or (have & whole and have & whole != whole):
+        if not names or not numbers or not whole <= have:
             return dict.fromkeys(PHENOTYPES)
         labels = np.stack([_as_heart_labels(self._labels[n], self._table) for n in numbers])
         measured = phenotypes(
@@ -214,7 +214,7 @@ def _as_heart_labels(labels: Labels, table: LabelTable) -> Labels:
 def no_signal(number: int) -> Notice:
     """Of a slice all of whose samples are zero: a network would show the mean heart there."""
     text = f"slice {number} has no signal in any of its readouts: there are no labels of it"
-    return Notice("error", text, kind="no_signal")
+    return Notice("error", text)
 
 
 def findings(

@@ -79,9 +79,10 @@ class _Lines:
         return is_new
 
     def arrays(self) -> tuple[Float, Float]:
-        """Places ``(n, 3)`` and values ``(n, 2 nx)``."""
-        counts = np.array(list(self.counts.values()), np.float32)
-        return np.array(list(self.sums), np.float32), np.stack(list(self.sums.values())) / counts[:, None]
+        """Places ``(n, 3)`` and values ``(n, 2 nx)`` of all slices that have any signal."""
+        places = [place for place in self.sums if place[0] in self.with_signal]
+        counts = np.array([self.counts[place] for place in places], np.float32)
+        return np.array(places, np.float32), np.stack([self.sums[place] for place in places]) / counts[:, None]
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,22 @@ def test_slices_that_make_no_volume_are_told_and_the_report_is_written(tmp_path:
     recording, images, run = tmp_path / "scan.h5", tmp_path / "images.h5", tmp_path / "run"
     save_cine_exam(replace(exam, acquisitions=came), recording)
     run.mkdir()
-    for name in ("labels_systole.nii.gz", "labels.nii.gz", "overview.png", "notes.gif"):
+    for name in ("labels_systole.nii.gz", "labels.nii.gz", "overview.png", "overlay_z07.png", "overlay_zoom.png"):
         (run / name).write_text("of an earlier run")
     with plain(ServerSettings()) as other, serving(disk_bundle(tmp_path / "model")) as port:
         for preset, at in (("cine-disk", port), ("recon-cartesian", other.port)):
             result = replay(recording, port=at, preset=preset, output=images)
             info = write_results(run, recording, result, title=preset, images=images)
-            assert any(notice.text.startswith("no volumes were written: ") for notice in info.notices)
-            assert "no volumes were written" in (run / "report.html").read_text()
+            what = {"cine-disk": "labels", "recon-cartesian": "magnitudes"}[preset]
+            assert [n.text.partition(": ")[0] for n in info.notices if n.text.startswith("no volume of ")] == [
+                f"no volume of {what} was written"
+            ]
+            assert f"no volume of {what} was written" in (run / "report.html").read_text()
             assert not list(run.glob("*.nii.gz"))
             assert (run / "beating.gif").is_file() == (preset == "cine-disk")
             assert (run / "overview.png").is_file() == (preset == "cine-disk")
     assert any(notice.text.startswith("nothing is drawn or measured on a volume: ") for notice in info.notices)
-    assert (run / "notes.gif").read_text() == "of an earlier run"
+    assert [path.name for path in run.glob("overlay_*.png")] == ["overlay_zoom.png"]  # which is not ours
 
 
 @pytest.mark.parametrize("preset", BUNDLES)
@@ -55,7 +58,7 @@ def test_slices_that_never_came_are_neither_drawn_nor_scored(preset: str, n_came
     expected = [np.count_nonzero(true == n) * voxel_ml / SMALL.n_frames for n in range(1, 6)]
     assert [score.truth_ml for score in info.classes] == pytest.approx(expected, rel=1e-3)
     assert not info.probabilities
-    assert not any(row.from_network for row in info.phenotypes)
+    assert not info.phenotypes
     assert (run / "beating.gif").is_file()
     n_absent = (len(exam.views) - n_came) * SMALL.n_frames
     told = f"{n_absent} of 15 planned frames never came, the first is frame 0 slice {n_came}"

@@ -62,5 +62,12 @@ def test_an_object_is_seen_at_levels_whose_power_float32_cannot_hold(level: floa
     assert run(items)[1] == []
 
 
-def test_frames_of_zeros_are_left_to_others() -> None:
-    assert run(frame(0, 2, 5, 11, noise=0.0))[1] == []
+def test_frames_of_zeros_are_told_and_counted() -> None:
+    items = [item for n in range(4) for item in frame(n, 2, 9, 31, peak=20.0 * (n == 1), noise=float(n == 1))]
+    _, told = run(items)
+    assert [(notice.kind, notice.amount, notice.level) for notice in told] == [
+        ("no_signal", 1, "warning"),
+        ("no_signal", 2, "warning"),
+    ]
+    assert told[0].text == "frame 0 slice 0: all its samples are zero"
+    assert told[1].text == "all samples of 3 frames are zero"

@@ -160,7 +160,7 @@ def test_what_was_not_measured_is_not_told(disk: CineModel, kmtr: CineModel, lou
         assert len(told) == (1 if isinstance(stage, SegmentPoints) else 3)
         numbers = {name: value for values in told[1:] for name, value in values.items()}
         assert set(numbers.values()) <= {None}
-        assert found["phenotypes_from_labels"]["LVEDV_mL" if 0 in loud else "LAVmax_mL"] is None
+        assert found["phenotypes_from_labels"]["LVEDV_mL" if 0 in loud else "RAVmax_mL"] is None
         warnings = [item.text for item in made if isinstance(item, Notice) and item.level == "warning"]
         assert warnings == [
             "2 of 3 slices have come with a signal: phenotypes and probabilities of the network need all, "
@@ -183,6 +183,15 @@ def test_whole_hearts_are_told(disk: CineModel, kmtr: CineModel) -> None:
         assert found["frames_measured"] == found["frames_planned"] == 3 * PLAN.n_frames
         if isinstance(stage, AnalyseLines):
             assert None not in {*found["phenotypes"].values(), *found["probabilities"].values()}
+        assert found["phenotypes_from_labels"]["LVEDV_mL"] is not None
+        assert found["phenotypes_from_labels"]["RAVmax_mL"] is not None
+
+
+def test_a_slice_of_zeros_does_not_change_the_others(kmtr: CineModel) -> None:
+    with_zeros = labels_of(given(AnalyseLines(kmtr, PLAN, config()), {0: 1.0, 1: 0.0, 2: 1.0}))
+    without = labels_of(given(AnalyseLines(kmtr, PLAN, config()), {0: 1.0, 2: 1.0}))
+    for one, other in zip(with_zeros, without, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
 
 
 @pytest.mark.parametrize(

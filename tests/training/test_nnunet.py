@@ -160,9 +160,17 @@ def test_weights_of_another_experiment_are_refused(tmp_path: Path, monkeypatch: 
     plans = json.loads((network.preprocessed / "nnUNetPlans.json").read_text())
     assert plans["configurations"]["2d"]["batch_size"] == 5
     assert NnUNet(experiment(nnunet={"batch": 5, "mirrored": False}), tmp_path / "run").is_trained()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,4")
+    network.train([subject(1)], "cuda:1")
+    assert (tmp_path / "calls").read_text().splitlines()[3].endswith("-device cuda gpu=4")
     for changed in (experiment(nnunet={"batch": 6}), experiment(cohorts={"train": {"seeds": "4"}})):
         with pytest.raises(ModelError, match="of another experiment"):
             NnUNet(changed, tmp_path / "run").is_trained()
+    (tmp_path / "run" / "kstream-experiment.json").unlink()
+    with pytest.raises(ModelError, match="which experiment these weights are of"):
+        network.is_trained()
+    network.weights.unlink()
+    assert not network.is_trained()
 
 
 @pytest.mark.slow

@@ -88,24 +88,32 @@ class NnUNet:
         plan, train = self.training_commands(device)
         self._run(plan, device)
         self._set_batch()
-        self._run(train, device)
         self._origin.write_text(self._decisive() + "\n", encoding="utf-8")
+        self._run(train, device)
 
     def is_trained(self) -> bool:
         """True if a training of this experiment has ended here.
 
         Raises
         ------
-        ModelError : one of another experiment has.
+        ModelError : one of another experiment has, or nobody says of which; nothing is deleted for that.
         """
-        if not self.weights.is_file() or not self._origin.is_file():
+        if not self.weights.is_file():
             return False
+        hint = f"delete {self.root} to train again, or choose another folder"
+        if not self._origin.is_file():
+            raise ModelError(
+                "nothing says which experiment these weights are of",
+                where=str(self.weights),
+                likely="they were not trained by kstream train",
+                hint=hint,
+            )
         if self._origin.read_text("utf-8").strip() != self._decisive():
             raise ModelError(
                 "these weights are of another experiment",
                 where=str(self.weights),
                 likely="the experiment changed after its training",
-                hint=f"delete {self.root} to train again, or choose another folder",
+                hint=hint,
             )
         return True
 
@@ -214,8 +222,8 @@ class NnUNet:
 
     @property
     def _origin(self) -> Path:
-        """What the weights beside it were trained by."""
-        return self.weights.with_name("kstream-experiment.json")
+        """What the weights were trained by."""
+        return self.root / "kstream-experiment.json"
 
     def _decisive(self) -> str:
         """What decides the weights, as JSON."""
@@ -229,7 +237,9 @@ class NnUNet:
         own = dict.fromkeys(("nnUNet_n_proc_DA", "nnUNet_def_n_proc"), str(n_workers()))
         kind, _, number = device.partition(":")
         own |= {"nnUNet_compile": "f"} if kind == "cpu" else {}
-        gpu = {"CUDA_VISIBLE_DEVICES": number} if number else {}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = dict(enumerate(visible if any(visible) else ()))
+        gpu = {"CUDA_VISIBLE_DEVICES": names.get(int(number), number)} if number else {}  # as torch counts them
         done = subprocess.run(command, env={**own, **os.environ, **self.environment, **gpu}, check=False)
         if done.returncode:
             raise ModelError(f"{command[0]} ended with exit code {done.returncode}", where=" ".join(command))

@@ -54,6 +54,11 @@ class HeartRecipe(Recipe[HeartExperiment]):
         world.wait()
         return f"trained by nnU-Net: {nnunet.weights}"
 
+    def check_weights(self, run: Path) -> None:
+        super().check_weights(run)
+        if self.experiment.is_external:
+            NnUNet(self.experiment, run).is_trained()  # raises if they are of another experiment
+
     def is_fitted(self, run: Path) -> bool:
         return NnUNet(self.experiment, run).is_trained() if self.experiment.is_external else super().is_fitted(run)
 
