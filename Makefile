@@ -15,7 +15,7 @@ demo: $(VENV)/.ready-core
 	$(BIN)/kstream demo --output demo-run
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 slow: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m slow
