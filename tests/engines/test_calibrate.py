@@ -91,7 +91,7 @@ def test_two_starts_at_once_keep_what_both_found_out(cache: Path, bundle: Bundle
 
 
 def test_the_default_engine_can_be_timed_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = Bundle.load("breast-hybrid-small")
+    shipped = Bundle.load("breast-gate-small")
     choose(monkeypatch, 1.0, 0.9)
     assert load_engine(shipped).precision == "fp32"
     choose(monkeypatch, 1.0, 0.5)
