@@ -68,6 +68,23 @@ def test_tables_hold_our_numbers_beside_the_papers(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in figures)
 
 
+def test_errors_of_two_seeds_do_not_cancel(tmp_path: Path) -> None:
+    """The mean of two networks' errors is not the error of their mean, which would be an ensemble's."""
+    mpl.use("Agg")
+    rows = [*rows_of("kmtr", 1.0), *rows_of("mae", 2.0)]
+    opposite = [
+        row | ({f"found_{n}": f"{2 * float(row[f'true_{n}']) - float(row[f'found_{n}'])}" for n in PHENOTYPES}
+               | {f"chance_{n}": f"{1 - float(row[f'chance_{n}'])}" for n in DISEASES} if row["fold"] == "2" else {})
+        for row in rows
+    ]  # fmt: skip
+    tables, again = report(rows, tmp_path)[0], report(opposite, tmp_path)[0]
+    names = "Mean absolute error of phenotypes (spread)", "Phenotypes: absolute errors compared"
+    for name in (*names, "Phenotypes: error over that of the mean [95 % bootstrap interval]"):
+        assert tables[name] == again[name]
+    diseases = again["Diseases (AUC, average precision, F1)"]
+    assert {row["AUC"] for row in diseases if row["arm"] == "kmtr"} == {"0.500"}  # of 1 and 0
+
+
 def test_a_study_of_one_acceleration_is_not_that_of_paper_001(tmp_path: Path) -> None:
     mpl.use("Agg")
     rows = [row for row in rows_of("kmtr", 1.0) if row["scenario"] != "lines-16"]

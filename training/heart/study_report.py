@@ -122,7 +122,7 @@ def class_table(rows: Rows, column: str) -> Table:
 def phenotype_table(rows: Rows) -> Table:
     """Mean absolute error of every phenotype, subjects as they are, beside table 1 and table 3 of paper 003."""
     arms = _arms(rows, f"found_{PHENOTYPES[0]}")
-    errors = {arm: measure_errors(_numbers(rows, arm, _scenarios(rows)[0])) for arm in arms}
+    errors = {arm: _errors(rows, arm, _scenarios(rows)[0]) for arm in arms}
     if not errors:
         return []
     guess = _mean_guess(rows, arms[0])
@@ -154,8 +154,7 @@ def area_table(rows: Rows) -> Table:
     table = []
     for arm in _arms(rows, f"found_{SLICE_MEASURES[0]}"):
         for scenario in _scenarios(rows):
-            if numbers := _numbers(rows, arm, scenario):
-                errors = measure_errors(numbers, SLICE_MEASURES)
+            if errors := _errors(rows, arm, scenario, SLICE_MEASURES):
                 told = {name: f"{e['mae']:.2f} ({e['r']:.2f})" for name, e in errors.items()}
                 table.append(
                     {"arm": arm, "scenario": scenario} | {name: told.get(name, "-") for name in SLICE_MEASURES}
@@ -186,14 +185,21 @@ def phenotype_tests(rows: Rows, reference: str = "kmtr") -> Table:
 
 def disease_table(rows: Rows) -> Table:
     """AUC, average precision and F1 of every disease, subjects as they are, beside table 2 of paper 003."""
-    table = []
+    table: list[dict[str, str]] = []
+    columns = (
+        ("AUC", "auc"),
+        ("AP", "average_precision"),
+        ("F1", "f1"),
+        ("recall", "recall"),
+        ("precision", "precision"),
+    )
     for arm in _arms(rows, f"chance_{DISEASES[0]}"):
-        scores = disease_scores(_numbers(rows, arm, _scenarios(rows)[0]))
+        of_seeds = [disease_scores(numbers) for numbers in _of_seeds(rows, arm, _scenarios(rows)[0])]
         table += [
-            {"disease": name, "arm": arm, "AUC": f"{s.auc:.3f}", "AP": f"{s.average_precision:.3f}",
-             "F1": f"{s.f1:.3f}", "recall": f"{s.recall:.3f}", "precision": f"{s.precision:.3f}"}
-            for name, s in scores.items()
-        ]  # fmt: skip
+            {"disease": name, "arm": arm}
+            | {title: f"{np.mean([getattr(scores[name], key) for scores in of_seeds]):.3f}" for title, key in columns}
+            for name in DISEASES
+        ]
     if not table:
         return []
     return [*sorted(table, key=lambda row: DISEASES.index(row["disease"])), *DISEASES_003]
@@ -258,27 +264,42 @@ def _latent_figures(study: Study, cache: Path, folder: Path) -> list[Path]:
     return figures
 
 
-def _numbers(rows: Rows, arm: str, scenario: str) -> list[Scores]:
-    """Rows of an arm, found numbers averaged over seeds, as numbers."""
-    grouped: dict[str, list[Mapping[str, str]]] = {}
+def _of_seeds(rows: Rows, arm: str, scenario: str) -> list[list[Scores]]:
+    """Rows of an arm as numbers, in the same order of subjects for each seed.
+
+    Each seed is judged by itself, and the measures are averaged: averaged predictions would be those of an ensemble.
+    """
+    grouped: dict[str, dict[str, Scores]] = {}
+    texts = ("model", "fold", "subject", "scenario")
     for row in rows:
         if row["model"] == arm and row["scenario"] == scenario:
-            grouped.setdefault(row["subject"], []).append(row)
-    texts = ("model", "fold", "subject", "scenario")
-    return [
-        {key: float(np.mean([float(row[key]) for row in seeds])) for key in seeds[0] if key not in texts}
-        for seeds in grouped.values()
-    ]
+            numbers = {key: float(value) for key, value in row.items() if key not in texts}
+            grouped.setdefault(row["fold"], {})[row["subject"]] = numbers
+    return [[of_seed[subject] for subject in sorted(of_seed)] for of_seed in grouped.values()]
+
+
+def _errors(rows: Rows, arm: str, scenario: str, names: Sequence[str] = PHENOTYPES) -> dict[str, dict[str, float]]:
+    """`measure_errors`, mean over seeds."""
+    of_seeds = [measure_errors(numbers, names) for numbers in _of_seeds(rows, arm, scenario)]
+    known = [name for name in names if of_seeds and all(name in errors for errors in of_seeds)]
+    return {
+        name: {key: float(np.mean([errors[name][key] for errors in of_seeds])) for key in of_seeds[0][name]}
+        for name in known
+    }
 
 
 def _absolute_errors(rows: Rows, arm: str, scenario: str) -> dict[str, NDArray[np.float64]]:
-    numbers = _numbers(rows, arm, scenario)
-    return {name: np.array([abs(row[f"found_{name}"] - row[f"true_{name}"]) for row in numbers]) for name in PHENOTYPES}
+    """Of every subject, mean over seeds."""
+    of_seeds = _of_seeds(rows, arm, scenario)
+    return {
+        name: np.mean([[abs(row[f"found_{name}"] - row[f"true_{name}"]) for row in rows] for rows in of_seeds], axis=0)
+        for name in PHENOTYPES
+    }
 
 
 def _mean_guess(rows: Rows, arm: str) -> dict[str, float]:
     """Mean absolute error of the test subjects' own mean (paper 003, table 3)."""
-    numbers = _numbers(rows, arm, _scenarios(rows)[0])
+    numbers = _of_seeds(rows, arm, _scenarios(rows)[0])[0]
     truth = {name: np.array([row[f"true_{name}"] for row in numbers]) for name in PHENOTYPES}
     return {name: float(np.nanmean(np.abs(values - np.nanmean(values)))) for name, values in truth.items()}
 
