@@ -7,6 +7,7 @@ the transform is torch's, or matrix products; and it runs bfloat16 unless it is 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ TRANSFORMS = ("fft", "gemm")
 FREEZING = (True,)
 COMPILES_AT_LOAD = True
 
+_LOCK = threading.Lock()
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -66,11 +68,23 @@ def open_engine(network: nn.Module, plan: Plan, folder: Path) -> Forward:
     return forward
 
 
-def compile_file(path: Path, size: tuple[int, ...], precision: str) -> Callable[[Batch], Batch]:
-    """A model that OpenVINO can read, for one size of its input."""
+@functools.cache
+def _core() -> Any:
+    """The one core of this process, for as long as it lives.
+
+    A core gives the thread that compiles first a signal stack of its own, and frees it with itself. Of two that are
+    freed in the order of their making, the second puts the freed stack of the first back, and then the next signal that
+    Python handles, such as SIGTERM, ends the process with a segmentation fault (2026.4).
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def compile_file(path: Path, size: tuple[int, ...], precision: str) -> Callable[[Batch], Batch]:
+    """A model that OpenVINO can read, for one size of its input."""
+    with _LOCK:
+        core = _core()
     model = core.read_model(path)
     model.reshape(list(size))
     settings: dict[str, Any] = {

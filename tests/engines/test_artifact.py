@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -333,6 +335,31 @@ def test_a_disk_that_runs_full_in_the_middle_leaves_the_engine_that_was_there(
         build.compile_engine(bundle, plan, copy)
     assert Manifest.read(copy) == before
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+SIGNALLED = """
+import faulthandler, gc, os, signal, sys
+faulthandler.enable()
+import numpy as np, openvino
+from openvino import opset13 as op
+from kstream.engines.openvino_engine import compile_file
+given = op.parameter([1, 4], np.float32)
+openvino.save_model(openvino.Model([op.relu(given)], [given], "m"), sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+first, second = (compile_file(sys.argv[1], (1, 4), "fp32") for _ in range(2))
+assert second(np.float32([[-1, 2, -3, 4]])).tolist() == [[0, 2, 0, 4]]
+del first; gc.collect()
+del second; gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs kstream[openvino]")
+def test_signals_are_handled_after_openvino_models_are_gone(tmp_path: Path) -> None:
+    """Two cores, freed in the order of their making, left a signal stack that was freed too: the process died of it."""
+    command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "m.xml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs kstream[openvino]")
