@@ -34,6 +34,7 @@ def checks() -> dict[str, Check]:
     return {check.name: check for check in all_checks(free_port(), Path())}
 
 
+@pytest.mark.slow  # the default suite has it too, from the commands of README.md and docs/how-to/validate.md
 def test_the_command_finds_this_installation_well() -> None:
     command = [sys.executable, "-m", "kstream", "doctor", "--json", "--port", str(free_port())]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
