@@ -166,6 +166,9 @@ def test_weights_of_another_experiment_are_refused(tmp_path: Path, monkeypatch: 
     for changed in (experiment(nnunet={"batch": 6}), experiment(cohorts={"train": {"seeds": "4"}})):
         with pytest.raises(ModelError, match="of another experiment"):
             NnUNet(changed, tmp_path / "run").is_trained()
+    (tmp_path / "run" / "kstream-experiment.json").write_bytes(b"\xff\x00{")  # of a disk that was full, or worse
+    with pytest.raises(ModelError, match="of another experiment"):
+        network.is_trained()
     (tmp_path / "run" / "kstream-experiment.json").unlink()
     with pytest.raises(ModelError, match="which experiment these weights are of"):
         network.is_trained()

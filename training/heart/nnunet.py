@@ -108,7 +108,7 @@ class NnUNet:
                 likely="they were not trained by kstream train",
                 hint=hint,
             )
-        if self._origin.read_text("utf-8").strip() != self._decisive():
+        if self._origin.read_bytes().strip() != self._decisive().encode():
             raise ModelError(
                 "these weights are of another experiment",
                 where=str(self.weights),
